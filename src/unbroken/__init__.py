@@ -1,0 +1,1 @@
+"""Durable, append-only byte streams over plain HTTP."""

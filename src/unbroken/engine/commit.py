@@ -1,0 +1,183 @@
+"""Group commit: what arrives while a commit is in flight forms the next batch, all streams together.
+
+One task does all writing. A submitted command costs a future, not a task. A batch is decided in order inside one store
+transaction; only when that is durable are followers woken and futures resolved. A failed commit fails its whole batch
+as "outcome unknown", and from then on the store refuses to write: nothing is retried, nothing is acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from unbroken.engine.clock import Clock
+from unbroken.engine.expiry import Expiry
+from unbroken.errors import Draining, OutcomeUnknown, Overloaded, UnbrokenError
+from unbroken.protocol.commands import Append, Command, Create, Outcome, Release
+from unbroken.protocol.stream import Decision, Record, Reference, Situation, StreamState, decide
+from unbroken.store.base import Store, Transaction
+
+__all__ = ["BATCH_BYTES_MAX", "QUEUE_MAX", "Change", "Committer"]
+
+BATCH_BYTES_MAX = 4 * 1024 * 1024
+BATCH_COMMANDS_MAX = 4096
+QUEUE_MAX = 65_536
+_IDLE_MAINTENANCE_S = 0.5
+
+
+class Change(NamedTuple):
+    """A record that has become durable, the path it happened at, and the state before it."""
+
+    path: str
+    record: Record
+    before: StreamState | None
+
+
+class _Queued(NamedTuple):
+    command: Command
+    done: asyncio.Future[Outcome]
+
+
+class Committer:
+    """The one writer.
+
+    Args:
+        store: where to.
+        clock: decides "now".
+        expiry: tells which streams' lifetimes are over.
+        publish: called with the changes of a batch once they are durable.
+    """
+
+    def __init__(self, store: Store, clock: Clock, expiry: Expiry, publish: Callable[[list[Change]], None]) -> None:
+        self._store = store
+        self._clock = clock
+        self._expiry = expiry
+        self._publish = publish
+        self._queue: deque[_Queued] = deque()
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="unbroken-committer")
+
+    async def stop(self) -> None:
+        """Finish what is queued, then end."""
+        self._closing = True
+        self._wake.set()
+        if self._task is not None:
+            await self._task
+
+    def submit(self, command: Command) -> asyncio.Future[Outcome]:
+        """Queue a command.
+
+        Returns:
+            A future of what the client is told, resolved when it is durable. A refusal by the rules is a result; an
+            exception means that the server could not decide it.
+
+        Raises:
+            Draining, Overloaded, StoreReadOnly, StorageFull: not even queued.
+        """
+        if self._store.failure is not None:
+            raise self._store.failure
+        if self._closing:
+            raise Draining
+        if len(self._queue) >= QUEUE_MAX:
+            raise Overloaded("too many writes are waiting")
+        done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Queued(command, done))
+        self._wake.set()
+        return done
+
+    async def _run(self) -> None:
+        busy = False
+        while True:
+            if not self._queue and not self._closing:
+                # Housekeeping waits for a quiet moment, unless the last step left some to do.
+                busy = await self._idle(0.0 if busy else _IDLE_MAINTENANCE_S)
+            elif self._queue:
+                self._wake.clear()
+                await self._commit(self._take())
+            else:
+                return
+
+    async def _idle(self, delay_s: float) -> bool:
+        try:
+            async with asyncio.timeout(delay_s):
+                await self._wake.wait()
+            return False
+        except TimeoutError:
+            pass
+        if self._store.failure is not None:
+            await self._wake.wait()
+            return False
+        return await self._store.maintain()
+
+    def _take(self) -> list[_Queued]:
+        batch: list[_Queued] = []
+        size_bytes = 0
+        while self._queue and size_bytes < BATCH_BYTES_MAX and len(batch) < BATCH_COMMANDS_MAX:
+            queued = self._queue.popleft()
+            batch.append(queued)
+            if isinstance(queued.command, Append | Create):
+                size_bytes += len(queued.command.content.data)
+        return batch
+
+    async def _commit(self, batch: list[_Queued]) -> None:
+        changes: list[Change] = []
+        outcomes: list[Outcome] = []
+        try:
+            if self._store.failure is not None:
+                raise self._store.failure
+            async with self._store.transaction(_paths(batch)) as transaction:
+                for queued in batch:
+                    decision = self._decide(queued.command, transaction)
+                    outcomes.append(decision.outcome)
+                    for record in decision.records:
+                        path = _path_of(queued.command, record)
+                        changes.append(Change(path, record, transaction.state(path)))
+                        transaction.write(path, record)
+        except Exception as error:
+            failure = error if isinstance(error, UnbrokenError) else OutcomeUnknown(f"the commit failed: {error}")
+            for queued in batch:
+                if not queued.done.done():
+                    queued.done.set_exception(failure)
+            return
+        self._publish(changes)
+        for queued, outcome in zip(batch, outcomes, strict=True):
+            if not queued.done.done():
+                queued.done.set_result(outcome)
+
+    def _decide(self, command: Command, transaction: Transaction) -> Decision:
+        now = self._clock.now()
+        target = self._expiry.view(transaction.state(command.path), now)
+        if isinstance(command, Append):
+            stamp, state = command.producer, target.state
+            producer = None if stamp is None or state is None else transaction.producer(state.number, stamp.id)
+            return decide(command, Situation(now, target, producer=producer))
+        if isinstance(command, Create):
+            situation = Situation(now, target, next_number=transaction.next_number())
+            if command.fork is not None:
+                source = self._expiry.view(transaction.state(command.fork.source_path), now)
+                situation = situation._replace(source=source)
+            return decide(command, situation)
+        held = isinstance(command, Release) and transaction.is_held(command.fork)
+        return decide(command, Situation(now, target, held=held))
+
+
+def _paths(batch: list[_Queued]) -> list[str]:
+    paths = {queued.command.path for queued in batch}
+    for queued in batch:
+        if isinstance(queued.command, Create) and queued.command.fork is not None:
+            paths.add(queued.command.fork.source_path)
+    return list(paths)
+
+
+def _path_of(command: Command, record: Record) -> str:
+    """A fork's creation also writes to its source; everything else stays at the command's path."""
+    if isinstance(command, Create) and command.fork is not None and isinstance(record, Reference):
+        return command.fork.source_path
+    return command.path

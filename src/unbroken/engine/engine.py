@@ -1,0 +1,498 @@
+"""The engine: streams without HTTP.
+
+    async with Engine(MemoryStore()) as engine:
+        await engine.create("/greetings", content_type="text/plain")
+        await engine.append("/greetings", b"hello")
+        async for page in engine.follow("/greetings"):
+            print(page.body)
+
+One engine owns one store, in one event loop. Reads see only durable bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import datetime
+from types import TracebackType
+from typing import Self
+
+from unbroken.engine.clock import Clock, SystemClock
+from unbroken.engine.commit import Change, Committer
+from unbroken.engine.expiry import Expiry
+from unbroken.engine.follow import Waiters, resolve
+from unbroken.engine.pages import Page, count_messages, read_page
+from unbroken.errors import InvalidOffset, OffsetGone, StoreError, Unavailable, UnbrokenError
+from unbroken.protocol.commands import (
+    Append,
+    Appended,
+    Command,
+    Create,
+    Created,
+    Delete,
+    Deleted,
+    ForkRequest,
+    Outcome,
+    Release,
+)
+from unbroken.protocol.content import EMPTY, Content, frame_json, frames_quickly, is_json
+from unbroken.protocol.lifetime import Lifetime
+from unbroken.protocol.offsets import Anchor, Offset, parse_offset
+from unbroken.protocol.paths import parse_path
+from unbroken.protocol.producers import ProducerStamp
+from unbroken.protocol.stream import Creation, Deletion, Presence, StreamState, View, resolve_offset
+from unbroken.store.base import Store
+
+__all__ = ["PAGE_BYTES_DEFAULT", "Engine", "Follower"]
+
+PAGE_BYTES_DEFAULT = 1024 * 1024
+
+_SWEEP_INTERVAL_S = 0.5
+_RELEASES_MAX = 256
+
+
+class Engine:
+    """Create, append, read, follow, close, fork and delete streams.
+
+    Use it as an async context manager, or call `start` and `stop`.
+
+    Args:
+        store: where the streams are; owned by the engine from `start` to `stop`.
+        clock: tells the time.
+        page_bytes: greatest size of a page, in bytes, at least 16.
+    """
+
+    def __init__(self, store: Store, *, clock: Clock | None = None, page_bytes: int = PAGE_BYTES_DEFAULT) -> None:
+        if page_bytes < 16:
+            raise ValueError("page_bytes must be at least 16")
+        self.store = store
+        self.clock = clock or SystemClock()
+        self.page_bytes = page_bytes
+        self.waiters = Waiters()
+        self.draining = False
+        self._expiry = Expiry(store, self.clock)
+        self._committer = Committer(store, self.clock, self._expiry, self._publish)
+        self._sweeper: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Open the store and begin to serve.
+
+        Raises:
+            StoreError: the store cannot be opened.
+        """
+        await self.store.open()
+        self._committer.start()
+        self._sweeper = asyncio.get_running_loop().create_task(self._sweep(), name="unbroken-sweeper")
+
+    def drain(self) -> None:
+        """End live reads; go on with everything else until `stop`."""
+        self.draining = True
+        self.waiters.wake_all()
+
+    async def stop(self) -> None:
+        """End live reads, finish the writes that were accepted, and close the store."""
+        self.drain()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._sweeper
+        await self._committer.stop()
+        await self.store.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    # --- writing -------------------------------------------------------------------------------------------------
+
+    async def execute(self, command: Command) -> Outcome:
+        """Carry out a command as the protocol describes it; for adapters.
+
+        Returns:
+            What the client is told. A refusal by the rules is a result here, not an exception.
+
+        Raises:
+            Unavailable: the server could not decide it; with `OutcomeUnknown` it may or may not have happened.
+        """
+        return await self._committer.submit(command)
+
+    async def create(
+        self,
+        path: str,
+        *,
+        content_type: str | None = None,
+        ttl_s: int | None = None,
+        expires_at: datetime | None = None,
+        data: bytes = b"",
+        closed: bool = False,
+    ) -> Created:
+        """Create a stream, or confirm that an identical one is there.
+
+        Args:
+            path: such as ``/events`` or ``/a/b``.
+            content_type: ``application/octet-stream`` by default. ``application/json`` makes it a stream of messages.
+            ttl_s: sliding time to live, in seconds.
+            expires_at: when it ends, a datetime with a time zone. Not together with ``ttl_s``.
+            data: first content.
+            closed: close it at once: ``data`` is all there will be.
+
+        Raises:
+            StreamExists: the path is taken by a stream with another configuration.
+            InvalidPath, InvalidBody, TooManyMessages, Unavailable.
+        """
+        content = await self.prepare(data, content_type)
+        lifetime = _lifetime(ttl_s, expires_at)
+        return await self._created(Create(parse_path(path), content_type, lifetime, closed, content))
+
+    async def fork(
+        self,
+        path: str,
+        source: str,
+        *,
+        offset: Offset | str | None = None,
+        sub_offset: int = 0,
+        ttl_s: int | None = None,
+        expires_at: datetime | None = None,
+        data: bytes = b"",
+    ) -> Created:
+        """Create a stream that begins with another one's data, without copying it.
+
+        Args:
+            path: of the new stream.
+            source: path of the stream to fork.
+            offset: where to branch off; the source's tail by default.
+            sub_offset: so many messages (JSON) or bytes past the offset.
+            ttl_s: see `create`; the source's lifetime by default.
+            expires_at: see `create`.
+            data: first content of its own.
+
+        Raises:
+            StreamNotFound, SourceGone: the source is not there (any more).
+            InvalidOffset: the offset is not one of the source's.
+            StreamExists, ForkTooDeep, InvalidPath, InvalidBody, Unavailable.
+        """
+        request = await self.resolve_fork(parse_path(source), None if offset is None else str(offset), sub_offset)
+        content = await self.prepare(data, self.inherited_type(request))
+        lifetime = _lifetime(ttl_s, expires_at)
+        return await self._created(Create(parse_path(path), None, lifetime, False, content, request))
+
+    async def append(
+        self,
+        path: str,
+        data: bytes,
+        *,
+        close: bool = False,
+        stream_seq: str | None = None,
+        producer: ProducerStamp | None = None,
+    ) -> Appended:
+        """Append to a stream; returns when it is durable.
+
+        Args:
+            path: of the stream.
+            data: for a JSON stream one JSON text: a message, or an array of messages.
+            close: close the stream with it, in one step.
+            stream_seq: must be greater than the last one given for this stream.
+            producer: makes the append idempotent; see `unbroken.protocol.producers`.
+
+        Raises:
+            StreamNotFound, StreamGone, StreamClosed, StaleEpoch, ProducerGap, SequenceRegression, InvalidBody.
+            OutcomeUnknown, Unavailable: the server could not do it (now).
+        """
+        key = parse_path(path)
+        content_type = self.lookup(key).live().content_type
+        content = await self.prepare(data, content_type)
+        outcome = await self.execute(Append(key, content_type, content, close, stream_seq, producer))
+        if isinstance(outcome, UnbrokenError):
+            raise outcome
+        assert isinstance(outcome, Appended)
+        return outcome
+
+    async def close(self, path: str) -> Appended:
+        """Close a stream for ever; closing it again changes nothing.
+
+        Raises:
+            StreamNotFound, StreamGone, Unavailable.
+        """
+        outcome = await self.execute(Append(parse_path(path), close=True))
+        if isinstance(outcome, UnbrokenError):
+            raise outcome
+        assert isinstance(outcome, Appended)
+        return outcome
+
+    async def delete(self, path: str) -> None:
+        """Delete a stream. Its data stays as long as forks live on it.
+
+        Raises:
+            StreamNotFound, StreamGone, Unavailable.
+        """
+        outcome = await self.execute(Delete(parse_path(path)))
+        if isinstance(outcome, UnbrokenError):
+            raise outcome
+        assert isinstance(outcome, Deleted)
+
+    async def prepare(self, body: bytes, content_type: str | None) -> Content:
+        """Make a body ready to be stored in a stream of this content type; a fault in it is kept in the result."""
+        if content_type is None or not is_json(content_type):
+            return Content(body)
+        if not body:
+            return EMPTY
+        try:
+            framed = frame_json(body) if frames_quickly(body) else await asyncio.to_thread(frame_json, body)
+        except UnbrokenError as error:
+            return Content(b"", json=True, fault=error)
+        return Content(framed, json=True)
+
+    async def resolve_fork(self, source_path: str, offset: str | None, sub_offset: int) -> ForkRequest:
+        """Find the byte position that a fork request names; a fault in it is kept in the result."""
+        source = self.lookup(source_path)
+        if source.presence is not Presence.LIVE or source.state is None:
+            return ForkRequest(source_path)
+        state = source.state
+        try:
+            anchor = Anchor.NOW if offset is None else parse_offset(offset)
+            if anchor is Anchor.NOW:
+                if sub_offset:
+                    raise InvalidOffset("Stream-Fork-Sub-Offset needs a Stream-Fork-Offset to count from")
+                return ForkRequest(source_path)
+            position = _position(state, anchor)
+            point = await self._fork_point(state, position, sub_offset)
+        except UnbrokenError as fault:
+            return ForkRequest(source_path, fault=fault)
+        return ForkRequest(source_path, position, sub_offset, state.number, point)
+
+    async def _fork_point(self, state: StreamState, position: int, sub_offset: int) -> int:
+        if state.json:
+            point = await count_messages(self.store, state, position, sub_offset, self.page_bytes)
+            if not sub_offset:
+                await read_page(self.store, state, position, 1)  # refuses an offset inside a message
+        else:
+            point = position + sub_offset
+        if point is None or point > state.tail:
+            raise InvalidOffset("Stream-Fork-Sub-Offset is beyond the source's tail")
+        return point
+
+    def inherited_type(self, fork: ForkRequest) -> str | None:
+        """The content type of a fork's source; None where there is no source."""
+        state = self.store.state(fork.source_path)
+        return None if state is None else state.content_type
+
+    async def _created(self, command: Create) -> Created:
+        outcome = await self.execute(command)
+        if isinstance(outcome, UnbrokenError):
+            raise outcome
+        assert isinstance(outcome, Created)
+        return outcome
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    def lookup(self, path: str) -> View:
+        """How the stream at a path looks now. Does not renew its lifetime."""
+        return self._expiry.view(self.store.state(path))
+
+    def head(self, path: str) -> StreamState:
+        """A live stream's state. Does not renew its lifetime.
+
+        Raises:
+            StreamNotFound, StreamGone, InvalidPath.
+        """
+        return self.lookup(parse_path(path)).live()
+
+    def touch(self, path: str) -> StreamState:
+        """A live stream's state, its sliding lifetime renewed, as every read does.
+
+        Raises:
+            StreamNotFound, StreamGone.
+        """
+        state = self.lookup(path).live()
+        self._expiry.renew(state)
+        return state
+
+    async def read(self, path: str, offset: Offset | Anchor | str = Anchor.BEGINNING) -> Page:
+        """Read the page that begins at an offset.
+
+        Raises:
+            InvalidOffset, OffsetGone, StreamNotFound, StreamGone, InvalidPath, StoreError.
+        """
+        state = self.touch(parse_path(path))
+        return await self.page(state, _position(state, offset))
+
+    async def page(self, state: StreamState, start: int) -> Page:
+        """Read the page of a stream that begins at a byte position.
+
+        Raises:
+            InvalidOffset: the position is inside a message.
+            StreamNotFound, StreamGone: the stream was deleted meanwhile.
+            StoreError: the store is damaged.
+        """
+        try:
+            return await read_page(self.store, state, start, self.page_bytes)
+        except StoreError:
+            now = self.lookup(state.path)
+            if now.live().number != state.number:
+                raise now.absence() from None
+            raise
+
+    async def follow(self, path: str, offset: Offset | Anchor | str = Anchor.BEGINNING) -> AsyncIterator[Page]:
+        """Read from an offset and go on as the stream grows, until it is closed.
+
+        Yields:
+            Pages with data, each beginning where the one before ended; ``page.next_offset`` is where to resume.
+
+        Raises:
+            StreamNotFound, StreamGone, OffsetGone: the stream was deleted meanwhile, or another one took its path.
+            InvalidOffset, InvalidPath, StoreError.
+        """
+        with self.follower(parse_path(path), offset) as follower:
+            while not self.draining:
+                page = await follower.next(_FOREVER_S)
+                if page is not None and page.data:
+                    yield page
+                if page is not None and page.closed:
+                    return
+
+    def follower(self, path: str, offset: Offset | Anchor | str) -> Follower:
+        """Begin a live read.
+
+        Raises:
+            InvalidOffset, OffsetGone, StreamNotFound, StreamGone.
+        """
+        state = self.touch(path)
+        return Follower(self, state, _position(state, offset), self._expiry)
+
+    # --- in the background -----------------------------------------------------------------------------------------
+
+    def _publish(self, changes: list[Change]) -> None:
+        for path, record, before in changes:
+            self.waiters.wake(record.number)
+            if isinstance(record, Deletion):
+                self._after_deletion(record, before)
+                continue
+            state = self.store.state(path)
+            if state is None:
+                continue
+            if isinstance(record, Creation):
+                self._expiry.watch(state)
+            else:
+                self._expiry.renew(state)
+
+    def _after_deletion(self, record: Deletion, before: StreamState | None) -> None:
+        self._expiry.forget(record.number)
+        if record.keep or before is None or before.origin is None:
+            return
+        # At once, so that the release ranks before whatever the client does next. Should it not be possible now, the
+        # sweep finds the hold again.
+        with contextlib.suppress(Unavailable):
+            origin = before.origin
+            self._committer.submit(Release(origin.source_path, origin.source_number, record.number))
+
+    async def _sweep(self) -> None:
+        """Reclaim what has expired and release what deleted forks still hold, a bounded number at a time."""
+        while True:
+            submitted: list[asyncio.Future[Outcome]] = []
+
+            def submit(command: Command) -> None:
+                submitted.append(self._committer.submit(command))
+
+            more = False
+            with contextlib.suppress(Unavailable):
+                for hold in self.store.holds(_RELEASES_MAX):
+                    submit(Release(hold.source_path, hold.source_number, hold.fork))
+                more = self._expiry.sweep(submit)
+            await asyncio.gather(*submitted, return_exceptions=True)
+            await asyncio.sleep(0 if more else _SWEEP_INTERVAL_S)
+
+
+_FOREVER_S = 3600.0
+
+
+class Follower:
+    """A live read: where one reader of a stream stands. Use it as a context manager.
+
+    While it is open, a sliding lifetime does not end.
+    """
+
+    def __init__(self, engine: Engine, state: StreamState, position: int, expiry: Expiry) -> None:
+        self.state = state
+        self.position = position
+        self._engine = engine
+        self._expiry = expiry
+        self._begun = False
+        self._stopped = False
+        self._woken: asyncio.Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        self._expiry.reader_came(self.state)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._expiry.reader_left(self.state)
+
+    @property
+    def ended(self) -> bool:
+        """Whether waiting is over for good, because the server drains or `stop` was called."""
+        return self._stopped or self._engine.draining
+
+    def stop(self) -> None:
+        """End a wait under way, and all later ones at once: the reader has gone."""
+        self._stopped = True
+        if self._woken is not None:
+            resolve(self._woken)
+
+    async def next(self, timeout_s: float) -> Page | None:
+        """The next page. The first call returns at once; later ones wait for data or closure.
+
+        Args:
+            timeout_s: how long to wait at most, in seconds.
+
+        Returns:
+            The page, which is empty only at first and at closure; None if the time ran out or waiting is over.
+
+        Raises:
+            StreamNotFound, StreamGone, OffsetGone: the stream was deleted meanwhile, or another one took its path.
+        """
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + timeout_s
+        while True:
+            page = await self._pull()
+            if page.data or page.closed or not self._begun:
+                self._begun = True
+                self.position = page.end
+                return page
+            left_s = deadline_s - loop.time()
+            if self.ended or left_s <= 0:
+                return None
+            self._woken = loop.create_future()
+            await self._engine.waiters.wait(self.state.number, self._woken, left_s)
+
+    async def _pull(self) -> Page:
+        state = self._engine.lookup(self.state.path).live()
+        if state.number != self.state.number:
+            raise OffsetGone("the stream was deleted, and another one took its path")
+        self.state = state
+        return await self._engine.page(state, self.position)
+
+
+def _position(state: StreamState, offset: Offset | Anchor | str) -> int:
+    token = parse_offset(offset) if isinstance(offset, str) else offset
+    position = resolve_offset(state, token)
+    if isinstance(position, UnbrokenError):
+        raise position
+    return position
+
+
+def _lifetime(ttl_s: int | None, expires_at: datetime | None) -> Lifetime | None:
+    if ttl_s is None and expires_at is None:
+        return None
+    if ttl_s is not None and (expires_at is not None or ttl_s < 0):
+        raise ValueError("give either ttl_s, not negative, or expires_at")
+    if expires_at is not None and expires_at.tzinfo is None:
+        raise ValueError("expires_at needs a time zone")
+    return Lifetime(ttl_s, None if expires_at is None else round(expires_at.timestamp() * 1000))

@@ -1,0 +1,149 @@
+"""Lifetimes in time: who was last renewed when, and which streams to reclaim.
+
+Whether a stream has expired is decided at every access, to the millisecond. Reclaiming its storage comes later, from
+here. Renewals live in memory only: after a restart every sliding stream gets one full TTL, counted from the start, so
+nothing has to be written when somebody reads.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Callable
+from typing import Literal
+
+from unbroken.engine.clock import Clock
+from unbroken.protocol.commands import Reclaim
+from unbroken.protocol.lifetime import Instant
+from unbroken.protocol.stream import Presence, StreamState, View, view
+from unbroken.store.base import Store
+
+__all__ = ["SWEEP_MAX", "Expiry"]
+
+SWEEP_MAX = 256
+
+_LOOK_AGAIN_MS = 1000
+_ANY_TIME = Instant(0, 0)
+_FIRST = (-(2**63), 0)
+
+
+class Expiry:
+    """Keeps the time of last renewal per stream and finds those whose time is over.
+
+    Args:
+        store: asked for streams that were there before this process.
+        clock: decides "now".
+    """
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._started_ms = clock.now().monotonic_ms
+        self._renewed_ms: dict[int, int] = {}
+        self._readers: Counter[int] = Counter()
+        # Streams seen by this process, one entry each, by a moment at which to look again. Wall-clock deadlines and
+        # monotonic ones do not compare, hence two heaps.
+        self._sliding: list[tuple[int, int, str]] = []
+        self._absolute: list[tuple[int, int, str]] = []
+        self._before_start: dict[Literal["ttl_s", "expires_at_ms"], tuple[int, int]] = {}
+
+    def view(self, state: StreamState | None, now: Instant | None = None) -> View:
+        """How a stream looks now."""
+        if state is None or (state.lifetime.ttl_s is None and state.lifetime.expires_at_ms is None):
+            return view(state, _ANY_TIME, 0)
+        now = now or self._clock.now()
+        if state.lifetime.ttl_s is not None and self._readers[state.number]:
+            return view(state, now, now.monotonic_ms)
+        return view(state, now, self._renewed(state))
+
+    def watch(self, state: StreamState) -> None:
+        """A stream was created: mind its lifetime."""
+        lifetime = state.lifetime
+        if lifetime.expires_at_ms is not None:
+            heapq.heappush(self._absolute, (lifetime.expires_at_ms, state.number, state.path))
+        elif lifetime.ttl_s is not None:
+            self.renew(state)
+
+    def renew(self, state: StreamState) -> None:
+        """A read or a write reached the stream: its sliding lifetime begins again."""
+        if state.lifetime.ttl_s is None:
+            return
+        now_ms = self._clock.now().monotonic_ms
+        if state.number not in self._renewed_ms:
+            heapq.heappush(self._sliding, (now_ms + state.lifetime.ttl_s * 1000, state.number, state.path))
+        self._renewed_ms[state.number] = now_ms
+
+    def reader_came(self, state: StreamState) -> None:
+        """A live read began; as long as it is open a sliding lifetime does not end."""
+        if state.lifetime.ttl_s is not None:
+            self._readers[state.number] += 1
+
+    def reader_left(self, state: StreamState) -> None:
+        """A live read ended."""
+        if state.lifetime.ttl_s is not None:
+            self._readers[state.number] -= 1
+            if not self._readers[state.number]:
+                del self._readers[state.number]
+            self.renew(state)
+
+    def forget(self, number: int) -> None:
+        """A stream was deleted. Its entry among the deadlines goes when it comes up."""
+        self._renewed_ms.pop(number, None)
+
+    def sweep(self, submit: Callable[[Reclaim], object]) -> bool:
+        """Submit a `Reclaim` for streams whose time is over, at most `SWEEP_MAX` of each sort.
+
+        Returns:
+            Whether there may be more.
+        """
+        now = self._clock.now()
+        more = self._sweep_heap(self._absolute, now.wall_ms, now, submit)
+        more |= self._sweep_heap(self._sliding, now.monotonic_ms, now, submit)
+        more |= self._sweep_store("expires_at_ms", now.wall_ms, now, submit)
+        more |= self._sweep_store("ttl_s", (now.monotonic_ms - self._started_ms) // 1000, now, submit)
+        return more
+
+    def _sweep_heap(
+        self, heap: list[tuple[int, int, str]], until_ms: int, now: Instant, submit: Callable[[Reclaim], object]
+    ) -> bool:
+        for _ in range(SWEEP_MAX):
+            if not heap or heap[0][0] > until_ms:
+                return False
+            _, number, path = heapq.heappop(heap)
+            state = self._store.state(path)
+            if state is None or state.number != number or state.gone:
+                self._renewed_ms.pop(number, None)
+            else:
+                # A stream being reclaimed stays listed until it is gone: it may be renewed before that is decided.
+                over = self._reclaim_if_over(state, now, submit)
+                look_ms = until_ms + _LOOK_AGAIN_MS if over else self._next_look_ms(state)
+                heapq.heappush(heap, (look_ms, number, path))
+        return True
+
+    def _next_look_ms(self, state: StreamState) -> int:
+        if state.lifetime.expires_at_ms is not None:
+            return state.lifetime.expires_at_ms
+        renewed_ms = self._clock.now().monotonic_ms if self._readers[state.number] else self._renewed(state)
+        return renewed_ms + max(1, (state.lifetime.ttl_s or 0) * 1000)
+
+    def _renewed(self, state: StreamState) -> int:
+        return self._renewed_ms.get(state.number, self._started_ms)
+
+    def _sweep_store(
+        self, kind: Literal["ttl_s", "expires_at_ms"], until: int, now: Instant, submit: Callable[[Reclaim], object]
+    ) -> bool:
+        found = self._store.due(kind, self._before_start.get(kind, _FIRST), until, SWEEP_MAX)
+        for due in found:
+            self._before_start[kind] = (due.key, due.number)
+            state = self._store.state(due.path)
+            if state is not None and state.number == due.number:
+                self._reclaim_if_over(state, now, submit)
+        return len(found) == SWEEP_MAX
+
+    def _reclaim_if_over(self, state: StreamState, now: Instant, submit: Callable[[Reclaim], object]) -> bool:
+        if self.view(state, now).presence is Presence.LIVE:
+            return False
+        submit(Reclaim(state.path, state.number))
+        return True
+
+

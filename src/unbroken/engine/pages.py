@@ -1,0 +1,127 @@
+"""Pages: what one read returns, cut so that every reader at the same offset gets the same bytes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from unbroken.errors import InvalidOffset, StoreError
+from unbroken.protocol.content import SEPARATOR, json_array
+from unbroken.protocol.offsets import Offset
+from unbroken.protocol.stream import StreamState, offset_at
+from unbroken.store.base import Store
+
+__all__ = ["Page", "count_messages", "read_page"]
+
+
+class Page(NamedTuple):
+    """A piece of a stream, ``[start, end)`` in byte positions.
+
+    Args:
+        state: the stream when the page was cut.
+        start: position of the first byte.
+        end: position after the last byte.
+        data: the stored bytes; in JSON mode each message with its separator.
+    """
+
+    state: StreamState
+    start: int
+    end: int
+    data: bytes
+
+    @property
+    def next_offset(self) -> Offset:
+        """Where to go on."""
+        return offset_at(self.state, self.end)
+
+    @property
+    def up_to_date(self) -> bool:
+        """Whether the page reaches the tail."""
+        return self.end == self.state.tail
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing will ever come after this page."""
+        return self.state.closed and self.up_to_date
+
+    @property
+    def body(self) -> bytes:
+        """What a reader gets: in JSON mode one array of the messages, else the bytes."""
+        return json_array(self.data) if self.state.json else self.data
+
+    @property
+    def messages(self) -> list[bytes]:
+        """The messages of a JSON stream, byte for byte as they were sent."""
+        return self.data.split(SEPARATOR)[:-1]
+
+
+def _segments(state: StreamState, start: int, end: int) -> list[tuple[int, int, int]]:
+    """Whose own bytes make up ``[start, end)``: (number, start, end) in order."""
+    if start >= state.own_start:
+        return [(state.number, start, end)]
+    found: list[tuple[int, int, int]] = []
+    begin = 0
+    for number, finish in (*state.lineage, (state.number, state.tail)):
+        low, high = max(start, begin), min(end, finish)
+        if low < high:
+            found.append((number, low, high))
+        begin = finish
+    return found
+
+
+async def _read(store: Store, state: StreamState, start: int, end: int) -> bytes:
+    parts: list[bytes] = []
+    for number, low, high in _segments(state, start, end):
+        part = store.read_cached(number, low, high)
+        parts.append(await store.read(number, low, high) if part is None else part)
+    data = parts[0] if len(parts) == 1 else b"".join(parts)
+    if len(data) != end - start:
+        raise StoreError(f"bytes {start} to {end} of stream {state.number} are missing")
+    return data
+
+
+async def read_page(store: Store, state: StreamState, start: int, limit_bytes: int) -> Page:
+    """Read the page that begins at a position.
+
+    Args:
+        store: where from.
+        state: the stream.
+        start: a position of it.
+        limit_bytes: the page's greatest size. A JSON page ends on a message boundary and holds at least one message,
+            however large.
+
+    Raises:
+        InvalidOffset: the position is inside a JSON message.
+        StoreError: bytes are missing, because the stream was deleted meanwhile or the store is damaged.
+    """
+    end = min(start + limit_bytes, state.tail)
+    if start == end:
+        return Page(state, start, end, b"")
+    if not state.json:
+        return Page(state, start, end, await _read(store, state, start, end))
+    # One byte more, before the page, tells whether it begins on a boundary.
+    lead = 1 if start else 0
+    data = await _read(store, state, start - lead, end)
+    if lead and data[:1] != SEPARATOR:
+        raise InvalidOffset("the offset is inside a message")
+    cut = data.rfind(SEPARATOR, lead) + 1
+    while not cut:
+        more = await _read(store, state, end, min(end + limit_bytes, state.tail))
+        end += len(more)
+        cut = len(data) + found + 1 if (found := more.find(SEPARATOR)) >= 0 else 0
+        data += more
+    return Page(state, start, start - lead + cut, data[lead:cut])
+
+
+async def count_messages(store: Store, state: StreamState, start: int, count: int, limit_bytes: int) -> int | None:
+    """The position ``count`` messages after ``start``; None if the stream has fewer."""
+    position = start
+    while count and position < state.tail:
+        page = await read_page(store, state, position, limit_bytes)
+        found = page.data.count(SEPARATOR)
+        if found > count:
+            for _ in range(count):
+                position = page.start + page.data.index(SEPARATOR, position - page.start) + 1
+            return position
+        count -= found
+        position = page.end
+    return None if count else position

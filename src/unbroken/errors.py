@@ -1,0 +1,357 @@
+"""The one error tree.
+
+    UnbrokenError
+     +- InvalidRequest (400)        +- InvalidPath, InvalidOffset, InvalidHeader, InvalidBody
+     +- Forbidden (403)             +- StaleEpoch, OriginNotAllowed
+     +- StreamNotFound (404)
+     +- MethodNotAllowed (405)
+     +- RequestTimeout (408)
+     +- Conflict (409)              +- StreamExists, ContentTypeMismatch, StreamClosed, SequenceRegression,
+     |                                 ProducerGap, SourceGone, ForkTooDeep
+     +- Gone (410)                  +- StreamGone, OffsetGone
+     +- TooLarge (413)              +- BodyTooLarge, TooManyMessages
+     +- Unavailable (503)           +- OutcomeUnknown, StoreReadOnly, Draining, Overloaded
+     +- StorageFull (507)
+     +- StoreError                  the store cannot be opened or is damaged (never sent over HTTP)
+
+Each class has a stable ``code``, an HTTP ``status`` and, on the instance, the facts a caller needs for the next move.
+The rules in ``unbroken.protocol`` return these as values; the engine raises them. ``headers()`` is what goes over the
+wire beside the problem body (RFC 9457).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "BodyTooLarge",
+    "Conflict",
+    "ContentTypeMismatch",
+    "Draining",
+    "Forbidden",
+    "ForkTooDeep",
+    "Gone",
+    "InvalidBody",
+    "InvalidHeader",
+    "InvalidOffset",
+    "InvalidPath",
+    "InvalidRequest",
+    "MethodNotAllowed",
+    "OffsetGone",
+    "OriginNotAllowed",
+    "OutcomeUnknown",
+    "Overloaded",
+    "ProducerGap",
+    "RequestTimeout",
+    "SequenceRegression",
+    "SourceGone",
+    "StaleEpoch",
+    "StorageFull",
+    "StoreError",
+    "StoreReadOnly",
+    "StreamClosed",
+    "StreamExists",
+    "StreamGone",
+    "StreamNotFound",
+    "TooLarge",
+    "TooManyMessages",
+    "Unavailable",
+    "UnbrokenError",
+]
+
+
+class UnbrokenError(Exception):
+    """Base of every error this package raises on purpose."""
+
+    code: ClassVar[str] = "internal-error"
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(detail or self.title)
+        self.detail = detail or self.title
+
+    def headers(self) -> dict[str, str]:
+        """Response headers that carry this error's facts."""
+        return {}
+
+
+class InvalidRequest(UnbrokenError):
+    """The request cannot be understood; sending it again unchanged cannot help."""
+
+    code = "invalid-request"
+    status = 400
+    title = "Invalid request"
+
+
+class InvalidPath(InvalidRequest):
+    """The stream path breaks the rules of path identity."""
+
+    code = "invalid-path"
+    title = "Invalid stream path"
+
+
+class InvalidOffset(InvalidRequest):
+    """The offset is malformed, beyond the tail, inside a message, or not one this stream ever gave out."""
+
+    code = "invalid-offset"
+    title = "Invalid offset"
+
+
+class InvalidHeader(InvalidRequest):
+    """A protocol header or query parameter has a malformed value."""
+
+    code = "invalid-header"
+    title = "Invalid header"
+
+
+class InvalidBody(InvalidRequest):
+    """The body is empty where it must not be, or is not what its content type says."""
+
+    code = "invalid-body"
+    title = "Invalid body"
+
+
+class Forbidden(UnbrokenError):
+    """Understood, and refused."""
+
+    code = "forbidden"
+    status = 403
+    title = "Forbidden"
+
+
+class StaleEpoch(Forbidden):
+    """A newer incarnation of this producer is known: this one is fenced off."""
+
+    code = "stale-producer-epoch"
+    title = "Stale producer epoch"
+
+    def __init__(self, current_epoch: int) -> None:
+        super().__init__(f"the producer's current epoch is {current_epoch}")
+        self.current_epoch = current_epoch
+
+    def headers(self) -> dict[str, str]:
+        return {"Producer-Epoch": str(self.current_epoch)}
+
+
+class OriginNotAllowed(Forbidden):
+    """A page of an origin that is not allowed tried to write."""
+
+    code = "origin-not-allowed"
+    title = "Origin not allowed"
+
+
+class StreamNotFound(UnbrokenError):
+    """No stream lives at this path (never created, deleted or expired)."""
+
+    code = "stream-not-found"
+    status = 404
+    title = "Stream not found"
+
+
+class MethodNotAllowed(UnbrokenError):
+    """The method is not one of the protocol's."""
+
+    code = "method-not-allowed"
+    status = 405
+    title = "Method not allowed"
+
+    def __init__(self, allow: str) -> None:
+        super().__init__(f"allowed methods: {allow}")
+        self.allow = allow
+
+    def headers(self) -> dict[str, str]:
+        return {"Allow": self.allow}
+
+
+class RequestTimeout(UnbrokenError):
+    """The request body stopped arriving."""
+
+    code = "request-timeout"
+    status = 408
+    title = "Request timeout"
+
+    def headers(self) -> dict[str, str]:
+        return {"Connection": "close"}
+
+
+class Conflict(UnbrokenError):
+    """The request contradicts the stream's present state."""
+
+    code = "conflict"
+    status = 409
+    title = "Conflict"
+
+
+class StreamExists(Conflict):
+    """The path is taken by a stream with another configuration, or blocked by a deleted one that has forks."""
+
+    code = "stream-exists"
+    title = "Stream exists"
+
+
+class ContentTypeMismatch(Conflict):
+    """The content type is not the stream's."""
+
+    code = "content-type-mismatch"
+    title = "Content type mismatch"
+
+
+class StreamClosed(Conflict):
+    """The stream is closed; nothing can be appended any more."""
+
+    code = "stream-closed"
+    title = "Stream closed"
+
+    def __init__(self, next_offset: str) -> None:
+        super().__init__(f"the stream is closed at {next_offset}")
+        self.next_offset = next_offset
+
+    def headers(self) -> dict[str, str]:
+        return {"Stream-Closed": "true", "Stream-Next-Offset": self.next_offset}
+
+
+class SequenceRegression(Conflict):
+    """``Stream-Seq`` is not greater than the last one accepted."""
+
+    code = "sequence-regression"
+    title = "Sequence regression"
+
+
+class ProducerGap(Conflict):
+    """The producer skipped a sequence number: an earlier request has not arrived."""
+
+    code = "producer-sequence-gap"
+    title = "Producer sequence gap"
+
+    def __init__(self, expected_seq: int, received_seq: int) -> None:
+        super().__init__(f"expected Producer-Seq {expected_seq}, received {received_seq}")
+        self.expected_seq = expected_seq
+        self.received_seq = received_seq
+
+    def headers(self) -> dict[str, str]:
+        return {"Producer-Expected-Seq": str(self.expected_seq), "Producer-Received-Seq": str(self.received_seq)}
+
+
+class SourceGone(Conflict):
+    """The stream to fork from is deleted and only lives on in its forks."""
+
+    code = "fork-source-gone"
+    title = "Fork source gone"
+
+
+class ForkTooDeep(Conflict):
+    """The chain of forks is at its greatest length."""
+
+    code = "fork-too-deep"
+    title = "Fork too deep"
+
+
+class Gone(UnbrokenError):
+    """It was here and will not come back."""
+
+    code = "gone"
+    status = 410
+    title = "Gone"
+
+
+class StreamGone(Gone):
+    """The stream is deleted; its data is kept only for its forks."""
+
+    code = "stream-gone"
+    title = "Stream gone"
+
+
+class OffsetGone(Gone):
+    """The offset belongs to an earlier stream at this path."""
+
+    code = "offset-gone"
+    title = "Offset gone"
+
+
+class TooLarge(UnbrokenError):
+    """The request is over a limit of this server."""
+
+    code = "too-large"
+    status = 413
+    title = "Too large"
+
+
+class BodyTooLarge(TooLarge):
+    """The body is over the server's limit."""
+
+    code = "body-too-large"
+    title = "Body too large"
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"the body is over this server's limit of {limit_bytes} bytes")
+        self.limit_bytes = limit_bytes
+
+
+class TooManyMessages(TooLarge):
+    """One request holds more messages than the server takes at once."""
+
+    code = "too-many-messages"
+    title = "Too many messages"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"one request may hold at most {limit} messages")
+        self.limit = limit
+
+
+class Unavailable(UnbrokenError):
+    """The server cannot do it now; ``retry_after_s`` says when to ask again."""
+
+    code = "unavailable"
+    status = 503
+    title = "Unavailable"
+    retry_after_s: ClassVar[int] = 1
+
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": str(self.retry_after_s)}
+
+
+class OutcomeUnknown(Unavailable):
+    """The commit failed: the change may or may not be durable, and only a restart tells."""
+
+    code = "outcome-unknown"
+    title = "Outcome unknown"
+    retry_after_s = 5
+
+
+class StoreReadOnly(Unavailable):
+    """An earlier I/O error made the store read-only until the server is restarted."""
+
+    code = "store-read-only"
+    title = "Store is read-only"
+    retry_after_s = 30
+
+
+class Draining(Unavailable):
+    """The server is shutting down."""
+
+    code = "draining"
+    title = "Server is shutting down"
+
+
+class Overloaded(Unavailable):
+    """Too much is in flight already."""
+
+    code = "overloaded"
+    title = "Server is overloaded"
+
+
+class StorageFull(Unavailable):
+    """The disk is full. Reads go on."""
+
+    code = "storage-full"
+    status = 507
+    title = "Storage full"
+    retry_after_s = 30
+
+
+class StoreError(UnbrokenError):
+    """The store cannot be opened, is in use by another process, or is damaged."""
+
+    code = "store-error"
+    title = "Store error"

@@ -1,0 +1,201 @@
+"""The application: a neutral request in, a response out.
+
+Routes by method and nothing else: outside the reserved ``/-/`` every path is a stream. Whatever is wrong comes out as
+a problem document, with the same headers as any other response.
+"""
+
+from __future__ import annotations
+
+import logging
+from urllib.parse import quote
+
+from unbroken.engine.engine import Engine
+from unbroken.errors import InvalidHeader, MethodNotAllowed, StreamNotFound, UnbrokenError
+from unbroken.protocol.commands import Append, Appended, Create, Created, Delete, ForkRequest
+from unbroken.protocol.headers import (
+    ALLOWED_METHODS,
+    Fields,
+    field,
+    is_true,
+    parse_content_type,
+    parse_integer,
+    parse_lifetime,
+    parse_producer,
+    parse_read_query,
+    parse_stream_seq,
+)
+from unbroken.protocol.lifetime import format_expires_at
+from unbroken.protocol.paths import decode_target, parse_path
+from unbroken.server.bodies import BodyReader
+from unbroken.server.cors import CorsPolicy
+from unbroken.server.http import Headers, Request, Response
+from unbroken.server.problems import problem
+from unbroken.server.reads import Reads
+from unbroken.server.settings import Settings
+
+__all__ = ["App"]
+
+_log = logging.getLogger("unbroken.server")
+_SUB_OFFSET_MAX = 10**15
+
+
+class App:
+    """Serves one engine over HTTP.
+
+    Args:
+        engine: started by somebody else.
+        settings: limits and times.
+    """
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self.engine = engine
+        self._public_url = settings.public_url
+        self._cors = CorsPolicy(settings.cors_origin, settings.public_url)
+        self._bodies = BodyReader(settings.max_body)
+        self._reads = Reads(engine, settings)
+
+    async def handle(self, request: Request) -> Response:
+        """Answer a request.
+
+        Raises:
+            ClientGone: there is nobody left to answer.
+        """
+        try:
+            response = await self._route(request)
+        except UnbrokenError as error:
+            if error.status >= 500:
+                _log.warning("%s %s: %s (%s)", request.method, request.target.decode("latin-1"), error, error.code)
+            response = problem(error)
+        response.headers.extend(self._cors.headers(request.fields))
+        return response
+
+    async def _route(self, request: Request) -> Response:
+        if request.method == "OPTIONS":
+            return self._cors.preflight()
+        path = _below(decode_target(request.target), request.root)
+        if path.startswith("/-/"):
+            return self._reserved(path)
+        path = parse_path(path)
+        method = request.method
+        self._cors.check_write(method, request.fields)
+        if method == "POST":
+            return await self._append(request, path)
+        if method == "GET":
+            return await self._reads.get(request, path, parse_read_query(request.query))
+        if method == "PUT":
+            return await self._create(request, path)
+        if method == "HEAD":
+            return self._head(path)
+        if method == "DELETE":
+            return await self._delete(path)
+        raise MethodNotAllowed(ALLOWED_METHODS)
+
+    def _reserved(self, path: str) -> Response:
+        headers: Headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
+        if path == "/-/health":
+            return Response(200, headers, b'{"status":"ok"}')
+        if path == "/-/ready":
+            if self.engine.store.failure is not None:
+                raise self.engine.store.failure
+            return Response(200, headers, b'{"status":"ready"}')
+        raise StreamNotFound("there is nothing at this reserved path")
+
+    async def _create(self, request: Request, path: str) -> Response:
+        fields = request.fields
+        content_type = parse_content_type(fields)
+        lifetime = parse_lifetime(fields)
+        fork = await self._fork_request(fields, request.root)
+        with await self._bodies.read(request) as body:
+            body_type = content_type
+            if fork is not None and content_type is None:
+                body_type = self.engine.inherited_type(fork)
+            content = await self.engine.prepare(body, body_type)
+            closed = is_true(fields, b"stream-closed")
+            outcome = await self.engine.execute(Create(path, content_type, lifetime, closed, content, fork))
+        if isinstance(outcome, UnbrokenError):
+            raise outcome
+        assert isinstance(outcome, Created)
+        headers: Headers = [
+            (b"content-type", outcome.content_type.encode("latin-1")),
+            (b"stream-next-offset", str(outcome.next_offset).encode()),
+        ]
+        if outcome.closed:
+            headers.append((b"stream-closed", b"true"))
+        if not outcome.existed:
+            headers.append((b"location", self._location(request, path)))
+        return Response(200 if outcome.existed else 201, headers)
+
+    async def _fork_request(self, fields: Fields, root: str) -> ForkRequest | None:
+        source = field(fields, b"stream-forked-from")
+        offset = field(fields, b"stream-fork-offset")
+        sub_offset = field(fields, b"stream-fork-sub-offset")
+        if source is None:
+            if offset is not None or sub_offset is not None:
+                raise InvalidHeader("Stream-Fork-Offset and Stream-Fork-Sub-Offset need Stream-Forked-From")
+            return None
+        past = 0 if sub_offset is None else parse_integer(sub_offset, "Stream-Fork-Sub-Offset", maximum=_SUB_OFFSET_MAX)
+        source_path = parse_path(_below(decode_target(source.encode("latin-1")), root))
+        return await self.engine.resolve_fork(source_path, offset, past)
+
+    def _location(self, request: Request, path: str) -> bytes:
+        base = self._public_url
+        if base is None:
+            host = field(request.fields, b"host") or "localhost"
+            base = f"{request.scheme}://{host}{quote(request.root)}"
+        return (base + quote(path, safe="/~!$&'()*+,;=:@")).encode("latin-1")
+
+    async def _append(self, request: Request, path: str) -> Response:
+        with await self._bodies.read(request) as body:
+            outcome = await self.engine.execute(await self._append_command(request.fields, path, body))
+        if isinstance(outcome, UnbrokenError):
+            raise outcome
+        assert isinstance(outcome, Appended)
+        headers: Headers = [(b"stream-next-offset", str(outcome.next_offset).encode())]
+        if outcome.closed:
+            headers.append((b"stream-closed", b"true"))
+        status = 204
+        if outcome.producer is not None:
+            headers.append((b"producer-epoch", b"%d" % outcome.producer.epoch))
+            headers.append((b"producer-seq", b"%d" % outcome.producer.seq))
+            if body and not outcome.duplicate:
+                status = 200
+        return Response(status, headers)
+
+    async def _append_command(self, fields: Fields, path: str, body: bytes) -> Append:
+        """A malformed header goes along: whether the stream exists is told first."""
+        try:
+            content_type = parse_content_type(fields)
+            stream_seq = parse_stream_seq(fields)
+            producer = parse_producer(fields)
+        except InvalidHeader as fault:
+            return Append(path, fault=fault)
+        content = await self.engine.prepare(body, content_type)
+        return Append(path, content_type, content, is_true(fields, b"stream-closed"), stream_seq, producer)
+
+    async def _delete(self, path: str) -> Response:
+        outcome = await self.engine.execute(Delete(path))
+        if isinstance(outcome, UnbrokenError):
+            raise outcome
+        return Response(204, [])
+
+    def _head(self, path: str) -> Response:
+        state = self.engine.head(path)
+        headers: Headers = [
+            (b"content-type", state.content_type.encode("latin-1")),
+            (b"stream-next-offset", str(state.tail_offset).encode()),
+            (b"cache-control", b"no-store"),
+        ]
+        if state.closed:
+            headers.append((b"stream-closed", b"true"))
+        if state.lifetime.ttl_s is not None:
+            headers.append((b"stream-ttl", b"%d" % state.lifetime.ttl_s))
+        if state.lifetime.expires_at_ms is not None:
+            headers.append((b"stream-expires-at", format_expires_at(state.lifetime.expires_at_ms).encode()))
+        return Response(200, headers)
+
+
+def _below(path: str, root: str) -> str:
+    """The path below the mount prefix. Both are decoded, so no spelling of the prefix can be told from another."""
+    if root and path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/"):
+        return path[len(root) :]
+    return path

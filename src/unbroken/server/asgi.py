@@ -1,0 +1,193 @@
+"""The ASGI adapter: from (scope, receive, send) to a neutral request and back.
+
+Runs under any ASGI server, on its own or mounted below a prefix of another application.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import asynccontextmanager
+from types import FrameType
+from typing import Any
+from urllib.parse import quote
+
+from unbroken.engine.engine import Engine
+from unbroken.errors import Unavailable
+from unbroken.server.app import App
+from unbroken.server.http import ClientGone, Request, Response
+from unbroken.server.problems import problem
+from unbroken.server.settings import Settings
+
+__all__ = ["AsgiApp", "Receive", "Scope", "Send"]
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+_log = logging.getLogger("unbroken.server")
+_STALLED_S = 60.0
+
+
+class AsgiApp:
+    """An Unbroken server as an ASGI application.
+
+    Mount it, and give the outer application its lifespan:
+
+        streams = create_app(data_dir="streams")
+        app = FastAPI(lifespan=streams.lifespan)
+        app.mount("/streams", streams)
+
+    Args:
+        engine: started and stopped by the lifespan.
+        settings: limits and times.
+        watch_signals: end live reads as soon as SIGINT or SIGTERM arrives. Servers announce their end only after the
+            last response has ended, and a live read would hold them up.
+    """
+
+    def __init__(self, engine: Engine, settings: Settings, *, watch_signals: bool = True) -> None:
+        self.engine = engine
+        self._app = App(engine, settings)
+        self._watch_signals = watch_signals
+        self._started = False
+
+    @asynccontextmanager
+    async def lifespan(self, app: object = None) -> AsyncIterator[None]:
+        """Start the engine, and stop it in the end; usable as the lifespan of FastAPI and Starlette."""
+        await self.engine.start()
+        self._started = True
+        restore = self._chain_signals() if self._watch_signals else None
+        try:
+            yield
+        finally:
+            if restore is not None:
+                restore()
+            self._started = False
+            await self.engine.stop()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan_protocol(receive, send)
+        elif scope["type"] == "http":
+            await self._serve(scope, receive, send)
+        else:
+            raise RuntimeError(f"unsupported ASGI scope type {scope['type']!r}")
+
+    async def _lifespan_protocol(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            lifespan = self.lifespan()
+            await lifespan.__aenter__()
+        except Exception as error:
+            _log.error("%s", error)
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await lifespan.__aexit__(None, None, None)
+        await send({"type": "lifespan.shutdown.complete"})
+
+    def _chain_signals(self) -> Callable[[], None] | None:
+        """Drain on a signal, then let it do what it did before."""
+        if threading.current_thread() is not threading.main_thread():
+            return None
+        loop = asyncio.get_running_loop()
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            loop.call_soon_threadsafe(self.engine.drain)
+            earlier = before[signal.Signals(number)]
+            if callable(earlier):
+                earlier(number, frame)
+
+        for number, earlier in before.items():
+            if callable(earlier):
+                signal.signal(number, on_signal)
+
+        def restore() -> None:
+            for number, earlier in before.items():
+                if signal.getsignal(number) is on_signal:
+                    signal.signal(number, earlier)
+
+        return restore
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = AsgiRequest(scope, receive)
+        try:
+            if self._started:
+                response = await self._app.handle(request)
+            else:
+                response = problem(
+                    Unavailable("the Unbroken app has not been started: pass its lifespan to the outer application")
+                )
+            await _send_response(request, response, send)
+        except ClientGone:
+            pass
+        finally:
+            request.finish()
+
+
+class AsgiRequest(Request):
+    """A request out of an ASGI scope."""
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        fields: dict[bytes, bytes] = {}
+        for name, value in scope["headers"]:
+            fields[name] = value if name not in fields else fields[name] + b", " + value
+        target = scope.get("raw_path") or quote(scope["path"]).encode()
+        root = scope.get("root_path", "").rstrip("/")
+        super().__init__(scope["method"], target, root, scope["query_string"], scope.get("scheme", "http"), fields)
+        self._receive = receive
+        self._complete = False
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def next_part(self) -> bytes | None:
+        while not self._complete:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            self._complete = not message.get("more_body", False)
+            if body := message.get("body", b""):
+                return bytes(body)
+        return None
+
+    def on_disconnect(self, callback: Callable[[], None]) -> None:
+        self._watcher = asyncio.get_running_loop().create_task(self._watch(callback))
+
+    async def _watch(self, callback: Callable[[], None]) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        callback()
+
+    def finish(self) -> None:
+        """The response has been sent, or never will be."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+
+async def _send_response(request: AsgiRequest, response: Response, send: Send) -> None:
+    body = response.body
+    headers = response.headers
+    if isinstance(body, bytes):
+        if response.status not in (204, 304):
+            # HEAD announces no length: what a GET would send depends on its offset.
+            if request.method != "HEAD":
+                headers.append((b"content-length", b"%d" % len(body)))
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else body})
+        return
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    async with contextlib.aclosing(body) as parts:  # type: ignore[type-var]
+        async for part in parts:
+            try:
+                async with asyncio.timeout(_STALLED_S):
+                    await send({"type": "http.response.body", "body": part, "more_body": True})
+            except TimeoutError:
+                _log.info("a reader took nothing for %g s and is cut off", _STALLED_S)
+                return
+    await send({"type": "http.response.body", "body": b""})

@@ -1,0 +1,88 @@
+"""Cross-origin rules, and the headers that every response carries.
+
+While there is no authentication, only pages of this machine may use the server: a page on the internet must not read
+or change what runs on a developer's machine. Writes are refused by Origin as well, because a "simple" request is sent
+without asking first (Fetch section 3.3).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from functools import lru_cache
+from urllib.parse import urlsplit
+
+from unbroken.errors import OriginNotAllowed
+from unbroken.protocol.headers import ALLOWED_METHODS, REQUEST_HEADERS, RESPONSE_HEADERS, Fields
+from unbroken.server.http import Headers, Response
+
+__all__ = ["CorsPolicy"]
+
+_SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
+_ALWAYS: Headers = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"cross-origin-resource-policy", b"cross-origin"),
+]
+_EXPOSE = (b"access-control-expose-headers", RESPONSE_HEADERS.encode())
+_PREFLIGHT: Headers = [
+    (b"allow", ALLOWED_METHODS.encode()),
+    (b"access-control-allow-methods", ALLOWED_METHODS.encode()),
+    (b"access-control-allow-headers", REQUEST_HEADERS.encode()),
+    (b"access-control-max-age", b"86400"),
+]
+
+
+class CorsPolicy:
+    """Which pages may use the server.
+
+    Args:
+        origins: allowed origins, ``*`` for all; None for loopback origins on any port.
+        public_url: pages served from there are allowed too.
+    """
+
+    def __init__(self, origins: tuple[str, ...] | None, public_url: str | None = None) -> None:
+        self._loopback = origins is None
+        self._any = origins is not None and "*" in origins
+        self._origins = frozenset(origins or ())
+        if public_url is not None:
+            url = urlsplit(public_url)
+            self._origins |= {f"{url.scheme}://{url.netloc}".lower()}
+
+    def allows(self, origin: str) -> bool:
+        """Whether pages of this origin may use the server."""
+        return self._any or origin.lower() in self._origins or (self._loopback and is_loopback(origin))
+
+    def check_write(self, method: str, fields: Fields) -> None:
+        """Refuse a write from a page that is not allowed.
+
+        Raises:
+            OriginNotAllowed: the request has an ``Origin`` that is not allowed.
+        """
+        origin = fields.get(b"origin")
+        if origin is None or method in _SAFE_METHODS or self.allows(origin.decode("latin-1")):
+            return
+        raise OriginNotAllowed("pages of this origin may not write; the server's --cors-origin names those that may")
+
+    def headers(self, fields: Fields) -> Headers:
+        """Headers for any response to this request."""
+        if self._any:
+            return [*_ALWAYS, (b"access-control-allow-origin", b"*"), _EXPOSE]
+        origin = fields.get(b"origin")
+        if origin is None or not self.allows(origin.decode("latin-1")):
+            return [*_ALWAYS, (b"vary", b"Origin")]
+        return [*_ALWAYS, (b"vary", b"Origin"), (b"access-control-allow-origin", origin), _EXPOSE]
+
+    def preflight(self) -> Response:
+        """The answer to OPTIONS; whether the page may go on is in `headers`."""
+        return Response(204, list(_PREFLIGHT))
+
+
+@lru_cache(maxsize=1024)
+def is_loopback(origin: str) -> bool:
+    """Whether an origin is a page of this machine."""
+    try:
+        host = urlsplit(origin).hostname or ""
+        if host == "localhost" or host.endswith(".localhost"):
+            return True
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,61 @@
+"""HTTP as the application sees it, without a server underneath: neutral requests and responses.
+
+An adapter (`unbroken.server.asgi`) turns what its server hands it into a `Request` and sends a `Response` back.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable
+from typing import NamedTuple
+
+from unbroken.protocol.headers import Fields
+
+__all__ = ["ClientGone", "Headers", "Request", "Response"]
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class ClientGone(Exception):
+    """The client went away before its request had arrived whole. There is nobody to answer."""
+
+
+class Request(ABC):
+    """One request.
+
+    Args:
+        method: in upper case.
+        target: the path of the request target exactly as received, percent-escapes and all.
+        root: the prefix under which the application is mounted, decoded; empty if it is not.
+        query: what follows the question mark, raw.
+        scheme: ``http`` or ``https``.
+        fields: the headers.
+    """
+
+    def __init__(self, method: str, target: bytes, root: str, query: bytes, scheme: str, fields: Fields) -> None:
+        self.method = method
+        self.target = target
+        self.root = root
+        self.query = query
+        self.scheme = scheme
+        self.fields = fields
+
+    @abstractmethod
+    async def next_part(self) -> bytes | None:
+        """The next part of the body; None after the last.
+
+        Raises:
+            ClientGone: the client disconnected before the end.
+        """
+
+    @abstractmethod
+    def on_disconnect(self, callback: Callable[[], None]) -> None:
+        """Have ``callback`` called if the client goes away from now on. The body must have been read."""
+
+
+class Response(NamedTuple):
+    """One response; an iterator as body is sent part by part, at the pace of the client."""
+
+    status: int
+    headers: Headers
+    body: bytes | AsyncIterator[bytes] = b""

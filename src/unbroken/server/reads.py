@@ -1,0 +1,160 @@
+"""GET: catch-up reads, long-poll and Server-Sent Events."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+
+from unbroken.engine.engine import Engine, Follower
+from unbroken.engine.follow import FrameCache
+from unbroken.engine.pages import Page
+from unbroken.errors import InvalidOffset
+from unbroken.protocol.caching import entity_tag, matches, page_cache_control
+from unbroken.protocol.content import is_text
+from unbroken.protocol.cursors import next_cursor
+from unbroken.protocol.headers import ReadQuery, field
+from unbroken.protocol.offsets import Anchor, parse_offset
+from unbroken.protocol.sse import HEARTBEAT
+from unbroken.server.http import Headers, Request, Response
+from unbroken.server.settings import Settings
+from unbroken.server.sse import Batches
+
+__all__ = ["Reads"]
+
+_UP_TO_DATE = (b"stream-up-to-date", b"true")
+_CLOSED = (b"stream-closed", b"true")
+_NO_STORE = (b"cache-control", b"no-store")
+
+
+class Reads:
+    """Answers GET on streams.
+
+    Args:
+        engine: where the streams are.
+        settings: how long live reads last.
+    """
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self._engine = engine
+        self._long_poll_timeout_s = settings.long_poll_timeout
+        self._sse_lifetime_s = settings.sse_lifetime
+        self._sse_heartbeat_s = settings.sse_heartbeat
+        self._frames = FrameCache()
+
+    async def get(self, request: Request, path: str, query: ReadQuery) -> Response:
+        """Answer a GET, by what its query asks for."""
+        if query.live == "sse":
+            return self._sse(request, path, query)
+        if query.live == "long-poll":
+            return await self._long_poll(request, path, query)
+        return await self._catch_up(request, path, query)
+
+    # --- catch-up --------------------------------------------------------------------------------------------------
+
+    async def _catch_up(self, request: Request, path: str, query: ReadQuery) -> Response:
+        anchor = Anchor.BEGINNING if query.offset is None else query.offset
+        page = await self._engine.read(path, anchor)
+        if query.offset == "now":
+            return Response(200, [*_page_headers(page), _NO_STORE], page.body)
+        return self._page_response(request, page)
+
+    def _page_response(self, request: Request, page: Page, *extra: tuple[bytes, bytes]) -> Response:
+        """A page, or 304 if the client has it."""
+        state = page.state
+        identity = f"{self._engine.store.identity}-{state.number}"
+        tag = entity_tag(identity, page.start, page.end, closed=page.closed)
+        cache_control = page_cache_control(
+            empty=not page.data,
+            closed=page.closed,
+            left_s=state.lifetime.left_s(self._engine.clock.now()),
+            private=False,
+        )
+        headers = _page_headers(page)
+        headers += ((b"etag", tag.encode()), (b"cache-control", cache_control.encode()), *extra)
+        wanted = field(request.fields, b"if-none-match")
+        if wanted is not None and matches(wanted, tag):
+            return Response(304, headers)
+        return Response(200, headers, page.body)
+
+    # --- long-poll -------------------------------------------------------------------------------------------------
+
+    async def _long_poll(self, request: Request, path: str, query: ReadQuery) -> Response:
+        if query.offset is None:
+            raise InvalidOffset("a live read needs an offset")
+        timeout_s = self._long_poll_timeout_s
+        if query.timeout_s is not None:
+            timeout_s = min(timeout_s, query.timeout_s)
+        with self._engine.follower(path, query.offset) as follower:
+            page = await follower.next(0)
+            if page is not None and not page.data and not page.closed:
+                request.on_disconnect(follower.stop)
+                page = await follower.next(timeout_s) or page
+            # The page is at hand before the follower goes, so the lifetime is renewed after it.
+        assert page is not None
+        cursor = (b"stream-cursor", b"%d" % self._cursor(query.cursor))
+        if page.data:
+            return self._page_response(request, page, cursor)
+        headers: Headers = [(b"stream-next-offset", str(page.next_offset).encode()), _UP_TO_DATE, cursor, _NO_STORE]
+        if page.closed:
+            headers.append(_CLOSED)
+        return Response(204, headers)
+
+    def _cursor(self, client_cursor: str | None) -> int:
+        # Jitter, not a secret.
+        return next_cursor(self._engine.clock.now().wall_ms, client_cursor, random.random())  # noqa: S311
+
+    # --- Server-Sent Events ------------------------------------------------------------------------------------------
+
+    def _sse(self, request: Request, path: str, query: ReadQuery) -> Response:
+        """A browser's own EventSource says where it was in ``Last-Event-ID``, which overrides the offset in the URL."""
+        last_event_id = field(request.fields, b"last-event-id")
+        offset = last_event_id or query.offset
+        if offset is None:
+            raise InvalidOffset("a live read needs an offset")
+        follower = self._engine.follower(path, parse_offset(offset))
+        state = follower.state
+        if last_event_id and state.closed and follower.position == state.tail:
+            # 204 is what stops an EventSource from connecting again (HTML section 9.2.3).
+            return Response(204, [(b"stream-next-offset", offset.encode()), _CLOSED, _NO_STORE])
+        headers: Headers = [
+            (b"content-type", b"text/event-stream"),
+            (b"cache-control", b"no-store" if last_event_id else b"no-cache"),
+            (b"vary", b"Last-Event-ID"),
+            (b"x-accel-buffering", b"no"),
+        ]
+        if not (state.json or is_text(state.content_type)):
+            headers.append((b"stream-sse-data-encoding", b"base64"))
+        return Response(200, headers, self._events(request, follower, query.cursor))
+
+    async def _events(self, request: Request, follower: Follower, client_cursor: str | None) -> AsyncIterator[bytes]:
+        clock = asyncio.get_running_loop().time
+        end_s = clock() + self._sse_lifetime_s
+        batches = Batches(follower.state, follower.position, self._frames, self._cursor(client_cursor))
+        request.on_disconnect(follower.stop)
+        with follower:
+            while True:
+                page = await follower.next(min(self._sse_heartbeat_s, max(0.0, end_s - clock())))
+                if page is not None:
+                    yield batches.encode(page, self._cursor(None))
+                    if page.closed:
+                        return
+                elif follower.ended:
+                    yield batches.farewell()
+                    return
+                elif clock() < end_s:
+                    yield HEARTBEAT
+                if clock() >= end_s:
+                    return
+
+
+def _page_headers(page: Page) -> Headers:
+    headers: Headers = [
+        (b"content-type", page.state.content_type.encode("latin-1")),
+        (b"stream-next-offset", str(page.next_offset).encode()),
+    ]
+    if page.up_to_date:
+        headers.append(_UP_TO_DATE)
+    if page.closed:
+        headers.append(_CLOSED)
+    return headers

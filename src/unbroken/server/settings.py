@@ -1,0 +1,195 @@
+"""What can be set about the server, and how it is parsed: defaults, then a TOML file, then the environment, then flags.
+
+The same names everywhere: ``page_size`` in TOML, ``UNBROKEN_PAGE_SIZE``, ``--page-size``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
+
+__all__ = ["Settings", "SettingsError", "load_settings"]
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["text", "json"]
+StoreKind = Literal["sqlite", "memory"]
+
+
+class SettingsError(ValueError):
+    """A setting has an unknown name or a bad value. The message is one line that says which and why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a server behaves.
+
+    Args:
+        host: address to listen on.
+        port: TCP port to listen on; 0 lets the system choose.
+        data_dir: where the sqlite store keeps its files.
+        store: ``sqlite`` (durable) or ``memory`` (gone when the server ends).
+        page_size: greatest size of a read's answer, in bytes.
+        max_body: greatest request body, in bytes.
+        long_poll_timeout: seconds until a long-poll without news is answered.
+        sse_lifetime: seconds until an SSE response is ended, so that shared caches can collapse readers.
+        sse_heartbeat: seconds of silence until an SSE comment keeps the connection alive.
+        cors_origin: origins whose pages may use the server, ``*`` for all; None for pages of this machine only.
+        public_url: how clients reach the server, if not by the Host they name.
+        log_level: least important messages that are logged.
+        log_format: ``text`` for people, ``json`` for machines.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 9999
+    data_dir: Path = Path("unbroken-data")
+    store: StoreKind = "sqlite"
+    page_size: int = 1024 * 1024
+    max_body: int = 64 * 1024 * 1024
+    long_poll_timeout: float = 30.0
+    sse_lifetime: float = 60.0
+    sse_heartbeat: float = 15.0
+    cors_origin: tuple[str, ...] | None = None
+    public_url: str | None = None
+    log_level: LogLevel = "info"
+    log_format: LogFormat = "text"
+
+
+_SIZE = re.compile(r"([0-9]{1,15})\s*(|B|KiB|MiB|GiB|KB|MB|GB)", re.IGNORECASE)
+_UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+
+
+def _size(low: int, high: int) -> Any:
+    def parse(value: object) -> int:
+        match = _SIZE.fullmatch(str(value).strip())
+        if match is None or not low <= (size := int(match[1]) * _UNITS[match[2].lower()]) <= high:
+            raise ValueError(f"must be a size from {low} to {high} bytes, such as 1048576 or 1MiB")
+        return size
+
+    return parse
+
+
+def _seconds(value: object) -> float:
+    try:
+        seconds = float(str(value))
+    except ValueError:
+        seconds = -1.0
+    if not 0.01 <= seconds <= 86_400:
+        raise ValueError("must be a number of seconds from 0.01 to 86400")
+    return seconds
+
+
+def _port(value: object) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", str(value)) or int(str(value)) > 65_535:
+        raise ValueError("must be a port number from 0 to 65535")
+    return int(str(value))
+
+
+def _choice(*allowed: str) -> Any:
+    def parse(value: object) -> str:
+        if value not in allowed:
+            raise ValueError(f"must be one of {', '.join(allowed)}")
+        return str(value)
+
+    return parse
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("must be a text that is not empty")
+    return value.strip()
+
+
+def _origins(value: object) -> tuple[str, ...]:
+    """A list, or one text with commas."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        raise ValueError("must be a list of origins")
+    origins = tuple(str(part).strip().rstrip("/").lower() for part in parts if str(part).strip())
+    for origin in origins:
+        url = urlsplit(origin)
+        if origin != "*" and (url.scheme not in ("http", "https") or not url.hostname or url.path or url.query):
+            raise ValueError(f"{origin!r} is not an origin such as https://example.com, nor *")
+    return origins
+
+
+def _url(value: object) -> str:
+    url = urlsplit(_text(value))
+    if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment:
+        raise ValueError("must be a URL such as https://streams.example.com")
+    return url.geturl().rstrip("/")
+
+
+_PARSERS: Mapping[str, Any] = {
+    "host": _text,
+    "port": _port,
+    "data_dir": lambda value: Path(_text(str(value))),
+    "store": _choice(*get_args(StoreKind)),
+    "page_size": _size(16, 64 * 2**20),
+    "max_body": _size(1, 2**30),
+    "long_poll_timeout": _seconds,
+    "sse_lifetime": _seconds,
+    "sse_heartbeat": _seconds,
+    "cors_origin": _origins,
+    "public_url": _url,
+    "log_level": _choice(*get_args(LogLevel)),
+    "log_format": _choice(*get_args(LogFormat)),
+}
+assert set(_PARSERS) == {field.name for field in fields(Settings)}
+
+
+def load_settings(
+    flags: Mapping[str, object] | None = None,
+    *,
+    config: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """Put settings together.
+
+    Args:
+        flags: settings given explicitly; they win. None values count as not given.
+        config: a TOML file. ``UNBROKEN_CONFIG`` names it where this does not.
+        environ: the environment; the process's own by default.
+
+    Raises:
+        SettingsError: an unknown name, a bad value, or a file that cannot be read.
+    """
+    environ = os.environ if environ is None else environ
+    if config is None and environ.get("UNBROKEN_CONFIG"):
+        config = Path(environ["UNBROKEN_CONFIG"])
+    settings = Settings()
+    if config is not None:
+        settings = _override(settings, _read_toml(config), "{}", f"{config}: ")
+    named = {name: environ[key] for name in _PARSERS if (key := f"UNBROKEN_{name.upper()}") in environ}
+    settings = _override(settings, named, "UNBROKEN_{}", "", upper=True)
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    return _override(settings, given, "--{}", "", dashes=True)
+
+
+def _read_toml(config: Path) -> dict[str, object]:
+    try:
+        with config.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise SettingsError(f"cannot read {config}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{config} is not TOML: {error}") from None
+
+
+def _override(
+    settings: Settings, values: Mapping[str, object], spelling: str, where: str, *, upper: bool = False, dashes: bool = False
+) -> Settings:
+    for name, value in values.items():
+        shown = spelling.format(name.upper() if upper else name.replace("_", "-") if dashes else name)
+        if name not in _PARSERS:
+            raise SettingsError(f"{where}unknown setting {shown}")
+        try:
+            settings = replace(settings, **{name: _PARSERS[name](value)})
+        except ValueError as error:
+            raise SettingsError(f"{where}{shown}: {error}, not {value!r}") from None
+    return settings

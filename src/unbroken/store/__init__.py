@@ -1,0 +1,1 @@
+"""Where bytes and records are kept; no protocol rules."""

@@ -1,0 +1,131 @@
+"""The contract between the engine and whatever keeps the bytes.
+
+A store holds records, bytes and the states that follow from them; it knows no rules. One engine owns it, and calls it
+from one event loop. Its contract is a test suite, `unbroken.testing.store_suite`, which every store subclasses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Literal, NamedTuple, Protocol
+
+from unbroken.errors import UnbrokenError
+from unbroken.protocol.producers import Producer
+from unbroken.protocol.stream import Record, StreamState
+
+__all__ = ["Due", "Hold", "Store", "Transaction"]
+
+
+class Due(NamedTuple):
+    """A stream with a lifetime: ``key`` is its TTL in seconds or its expiry in Unix milliseconds."""
+
+    key: int
+    number: int
+    path: str
+
+
+class Hold(NamedTuple):
+    """A deleted fork that still holds its source's data."""
+
+    fork: int
+    source_number: int
+    source_path: str
+
+
+class Transaction(Protocol):
+    """Exclusive right to change the store. Sees its own changes; nobody else does until it is durable."""
+
+    def state(self, path: str) -> StreamState | None:
+        """The stream at a path."""
+        ...
+
+    def producer(self, number: int, producer_id: str) -> Producer | None:
+        """What is known of a stream's producer."""
+        ...
+
+    def is_held(self, fork: int) -> bool:
+        """Whether this deleted fork still holds its source's data."""
+        ...
+
+    def next_number(self) -> int:
+        """The creation number for the next stream: larger than every number used before."""
+        ...
+
+    def write(self, path: str, record: Record) -> None:
+        """Make one transition of the stream at ``path``."""
+        ...
+
+
+class Store(Protocol):
+    """A place for streams."""
+
+    @property
+    def identity(self) -> str:
+        """Names this store among all stores: part of cache validators."""
+        ...
+
+    @property
+    def failure(self) -> UnbrokenError | None:
+        """Why nothing can be written any more; None while all is well."""
+        ...
+
+    async def open(self) -> None:
+        """Make ready: recover, so that what is readable is durable.
+
+        Raises:
+            StoreError: in use by another process, damaged, or of an unknown format.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go. No transaction may be under way."""
+        ...
+
+    def state(self, path: str) -> StreamState | None:
+        """The durable state of the stream at a path."""
+        ...
+
+    def transaction(self, paths: Sequence[str]) -> AbstractAsyncContextManager[Transaction]:
+        """Change the streams at these paths (and no others): all of it durable when the block is left, or none.
+
+        One at a time.
+
+        Raises:
+            OutcomeUnknown, StorageFull: leaving the block failed; whether it is durable is not known, and `failure`
+                says why nothing can be written from now on. Readers see none of it.
+        """
+        ...
+
+    def read_cached(self, number: int, start: int, end: int) -> bytes | None:
+        """A stream's own bytes ``[start, end)`` if they are at hand in memory, else None."""
+        ...
+
+    async def read(self, number: int, start: int, end: int) -> bytes:
+        """A stream's own bytes ``[start, end)``; fewer if the stream was deleted meanwhile."""
+        ...
+
+    def due(
+        self, kind: Literal["ttl_s", "expires_at_ms"], after: tuple[int, int], until: int, limit: int
+    ) -> Sequence[Due]:
+        """Streams that were there when the store was opened and have a lifetime of this kind, by (key, number).
+
+        Args:
+            kind: which of the two lifetimes.
+            after: the (key, number) to continue from, exclusive.
+            until: greatest key, inclusive.
+            limit: how many at most.
+        """
+        ...
+
+    def holds(self, limit: int) -> Sequence[Hold]:
+        """Deleted forks whose source has not been released yet."""
+        ...
+
+    async def maintain(self) -> bool:
+        """Do a little housekeeping, a few milliseconds of it. Never while a transaction is under way.
+
+        Returns:
+            Whether there is more to do.
+        """
+        ...

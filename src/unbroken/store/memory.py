@@ -1,0 +1,139 @@
+"""The memory store: the model that other stores are compared with, and the choice for ephemeral use.
+
+Everything is a dict, and a transaction is a list of changes made at its end. Nothing survives the process.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Literal
+
+from unbroken.errors import UnbrokenError
+from unbroken.protocol.producers import Producer
+from unbroken.protocol.stream import Addition, Creation, Deletion, Record, Reference, StreamState, apply
+from unbroken.store.base import Due, Hold
+
+__all__ = ["MemoryStore"]
+
+
+class MemoryStore:
+    """Streams in this process's memory. See `unbroken.store.base.Store`."""
+
+    def __init__(self) -> None:
+        self.identity = secrets.token_hex(4)
+        self._states: dict[str, StreamState] = {}
+        self._producers: dict[int, dict[str, Producer]] = {}
+        self._bytes: dict[int, tuple[int, bytearray]] = {}
+        self._holds: dict[int, Hold] = {}
+        self._last_number = 0
+
+    @property
+    def failure(self) -> UnbrokenError | None:
+        return None
+
+    async def open(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    def state(self, path: str) -> StreamState | None:
+        return self._states.get(path)
+
+    @asynccontextmanager
+    async def transaction(self, paths: Sequence[str]) -> AsyncIterator[MemoryTransaction]:
+        transaction = MemoryTransaction(self)
+        yield transaction
+        for path, record in transaction.records:
+            self._change(path, record)
+
+    def read_cached(self, number: int, start: int, end: int) -> bytes:
+        first, data = self._bytes.get(number, (0, bytearray()))
+        return bytes(memoryview(data)[start - first : end - first])
+
+    async def read(self, number: int, start: int, end: int) -> bytes:
+        return self.read_cached(number, start, end)
+
+    def due(
+        self, kind: Literal["ttl_s", "expires_at_ms"], after: tuple[int, int], until: int, limit: int
+    ) -> Sequence[Due]:
+        return ()  # nothing was there when it was opened
+
+    def holds(self, limit: int) -> Sequence[Hold]:
+        return list(self._holds.values())[:limit]
+
+    async def maintain(self) -> bool:
+        return False
+
+    def producer(self, number: int, producer_id: str) -> Producer | None:
+        return self._producers.get(number, {}).get(producer_id)
+
+    def is_held(self, fork: int) -> bool:
+        return fork in self._holds
+
+    @property
+    def last_number(self) -> int:
+        return self._last_number
+
+    def _change(self, path: str, record: Record) -> None:
+        before = self._states.get(path)
+        after = apply(before, record)
+        if after is None:
+            del self._states[path]
+        else:
+            self._states[path] = after
+        if isinstance(record, Creation):
+            self._last_number = record.number
+            self._bytes[record.number] = (record.position, bytearray(record.data))
+        elif isinstance(record, Addition):
+            self._bytes[record.number][1].extend(record.data)
+            if record.producer is not None:
+                stamp = record.producer
+                self._producers.setdefault(record.number, {})[stamp.id] = Producer(stamp.epoch, stamp.seq)
+        elif isinstance(record, Reference) and record.delta < 0:
+            self._holds.pop(record.fork, None)
+        elif isinstance(record, Deletion) and after is None and before is not None:
+            self._bytes.pop(record.number, None)
+            self._producers.pop(record.number, None)
+            if before.origin is not None:
+                hold = Hold(record.number, before.origin.source_number, before.origin.source_path)
+                self._holds[record.number] = hold
+
+
+class MemoryTransaction:
+    """See `unbroken.store.base.Transaction`."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self._states: dict[str, StreamState | None] = {}
+        self._producers: dict[tuple[int, str], Producer] = {}
+        self._number = store.last_number
+        self._released: set[int] = set()
+        self.records: list[tuple[str, Record]] = []
+
+    def state(self, path: str) -> StreamState | None:
+        if path in self._states:
+            return self._states[path]
+        return self._store.state(path)
+
+    def producer(self, number: int, producer_id: str) -> Producer | None:
+        return self._producers.get((number, producer_id)) or self._store.producer(number, producer_id)
+
+    def is_held(self, fork: int) -> bool:
+        return fork not in self._released and self._store.is_held(fork)
+
+    def next_number(self) -> int:
+        return self._number + 1
+
+    def write(self, path: str, record: Record) -> None:
+        self._states[path] = apply(self.state(path), record)
+        if isinstance(record, Creation):
+            self._number = record.number
+        elif isinstance(record, Addition) and record.producer is not None:
+            stamp = record.producer
+            self._producers[(record.number, stamp.id)] = Producer(stamp.epoch, stamp.seq)
+        elif isinstance(record, Reference) and record.delta < 0:
+            self._released.add(record.fork)
+        self.records.append((path, record))
