@@ -12,8 +12,9 @@ from typing import Literal
 
 from unbroken.errors import UnbrokenError
 from unbroken.protocol.producers import Producer
-from unbroken.protocol.stream import Addition, Creation, Deletion, Record, Reference, StreamState, apply
+from unbroken.protocol.stream import Addition, Creation, Deletion, Reference, StreamState
 from unbroken.store.base import Due, Hold
+from unbroken.store.staged import StagedChange, StagedTransaction
 
 __all__ = ["MemoryStore"]
 
@@ -43,11 +44,11 @@ class MemoryStore:
         return self._states.get(path)
 
     @asynccontextmanager
-    async def transaction(self, paths: Sequence[str]) -> AsyncIterator[MemoryTransaction]:
-        transaction = MemoryTransaction(self)
+    async def transaction(self, paths: Sequence[str]) -> AsyncIterator[StagedTransaction]:
+        transaction = StagedTransaction(self)
         yield transaction
-        for path, record in transaction.records:
-            self._change(path, record)
+        for change in transaction.changes:
+            self._make(change)
 
     def read_cached(self, number: int, start: int, end: int) -> bytes:
         first, data = self._bytes.get(number, (0, bytearray()))
@@ -77,9 +78,8 @@ class MemoryStore:
     def last_number(self) -> int:
         return self._last_number
 
-    def _change(self, path: str, record: Record) -> None:
-        before = self._states.get(path)
-        after = apply(before, record)
+    def _make(self, change: StagedChange) -> None:
+        path, record, before, after = change
         if after is None:
             del self._states[path]
         else:
@@ -89,51 +89,12 @@ class MemoryStore:
             self._bytes[record.number] = (record.position, bytearray(record.data))
         elif isinstance(record, Addition):
             self._bytes[record.number][1].extend(record.data)
-            if record.producer is not None:
-                stamp = record.producer
+            if (stamp := record.producer) is not None:
                 self._producers.setdefault(record.number, {})[stamp.id] = Producer(stamp.epoch, stamp.seq)
         elif isinstance(record, Reference) and record.delta < 0:
             self._holds.pop(record.fork, None)
         elif isinstance(record, Deletion) and after is None and before is not None:
             self._bytes.pop(record.number, None)
             self._producers.pop(record.number, None)
-            if before.origin is not None:
-                hold = Hold(record.number, before.origin.source_number, before.origin.source_path)
-                self._holds[record.number] = hold
-
-
-class MemoryTransaction:
-    """See `unbroken.store.base.Transaction`."""
-
-    def __init__(self, store: MemoryStore) -> None:
-        self._store = store
-        self._states: dict[str, StreamState | None] = {}
-        self._producers: dict[tuple[int, str], Producer] = {}
-        self._number = store.last_number
-        self._released: set[int] = set()
-        self.records: list[tuple[str, Record]] = []
-
-    def state(self, path: str) -> StreamState | None:
-        if path in self._states:
-            return self._states[path]
-        return self._store.state(path)
-
-    def producer(self, number: int, producer_id: str) -> Producer | None:
-        return self._producers.get((number, producer_id)) or self._store.producer(number, producer_id)
-
-    def is_held(self, fork: int) -> bool:
-        return fork not in self._released and self._store.is_held(fork)
-
-    def next_number(self) -> int:
-        return self._number + 1
-
-    def write(self, path: str, record: Record) -> None:
-        self._states[path] = apply(self.state(path), record)
-        if isinstance(record, Creation):
-            self._number = record.number
-        elif isinstance(record, Addition) and record.producer is not None:
-            stamp = record.producer
-            self._producers[(record.number, stamp.id)] = Producer(stamp.epoch, stamp.seq)
-        elif isinstance(record, Reference) and record.delta < 0:
-            self._released.add(record.fork)
-        self.records.append((path, record))
+            if (origin := before.origin) is not None:
+                self._holds[record.number] = Hold(record.number, origin.source_number, origin.source_path)

@@ -1,0 +1,5 @@
+"""The embedded durable store: one SQLite database, written as a journal and read as chunks."""
+
+from unbroken.store.sqlite.store import SqliteStore
+
+__all__ = ["SqliteStore"]

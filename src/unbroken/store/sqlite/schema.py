@@ -1,0 +1,200 @@
+"""The database file: its tables, and how connections to it are opened.
+
+    meta       identity of the store; the greatest creation number used
+    journal    one row per commit: its records, packed (`records`)
+    streams    one row per stream: its state as of journal row ``applied``
+    chunks     the bytes of streams, contiguous, up to 256 KiB each
+    producers  the last (epoch, seq) per stream and producer
+    trash      deleted streams whose chunks are still to be deleted, or which still hold the source they forked from
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from pathlib import Path
+
+import apsw
+
+from unbroken.errors import StoreError
+
+__all__ = [
+    "APPLICATION_ID",
+    "DATABASE_NAME",
+    "FORMAT_VERSION",
+    "DirectoryLock",
+    "open_reader",
+    "open_writer",
+]
+
+DATABASE_NAME = "unbroken.db"
+APPLICATION_ID = 0x556E6272  # "Unbr"
+FORMAT_VERSION = 1
+
+_BUSY_TIMEOUT_MS = 10_000
+_WRITER_CACHE_KIB = 32 * 1024
+_READER_CACHE_KIB = 8 * 1024
+
+_TABLES = """
+CREATE TABLE meta (
+    key TEXT PRIMARY KEY,
+    value NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE journal (
+    id INTEGER PRIMARY KEY,
+    records BLOB NOT NULL
+);
+CREATE TABLE streams (
+    number INTEGER PRIMARY KEY,
+    path TEXT NOT NULL UNIQUE,
+    content_type TEXT NOT NULL,
+    ttl_s INTEGER,
+    expires_at_ms INTEGER,
+    tail INTEGER NOT NULL,
+    closed INTEGER NOT NULL,
+    closed_by TEXT,
+    stream_seq TEXT,
+    lineage TEXT NOT NULL,
+    origin TEXT,
+    forks INTEGER NOT NULL,
+    gone INTEGER NOT NULL,
+    applied INTEGER NOT NULL
+);
+CREATE INDEX streams_by_ttl ON streams (ttl_s, number) WHERE ttl_s IS NOT NULL;
+CREATE INDEX streams_by_expiry ON streams (expires_at_ms, number) WHERE expires_at_ms IS NOT NULL;
+CREATE TABLE chunks (
+    stream INTEGER NOT NULL,
+    start INTEGER NOT NULL,
+    time_ms INTEGER NOT NULL,
+    data BLOB NOT NULL,
+    PRIMARY KEY (stream, start)
+) WITHOUT ROWID;
+CREATE TABLE producers (
+    stream INTEGER NOT NULL,
+    id TEXT NOT NULL,
+    epoch INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    PRIMARY KEY (stream, id)
+) WITHOUT ROWID;
+CREATE TABLE trash (
+    number INTEGER PRIMARY KEY,
+    source_number INTEGER,
+    source_path TEXT
+);
+CREATE INDEX trash_by_hold ON trash (number) WHERE source_path IS NOT NULL;
+"""
+
+
+class DirectoryLock:
+    """One process owns a data directory.
+
+    Args:
+        directory: created if it is not there.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._file: int | None = None
+
+    def acquire(self) -> None:
+        """Take the directory.
+
+        Raises:
+            StoreError: it cannot be created or written, or another process has it.
+        """
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            file = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StoreError(f"cannot use the data directory {self._directory}: {error.strerror}") from None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            owner = os.read(file, 32).decode("ascii", "replace").strip() or "unknown"
+            os.close(file)
+            raise StoreError(
+                f"the data directory {self._directory} is in use by process {owner}; one process owns a data "
+                "directory, so run one worker (one event loop serves many thousand readers) or give each its own"
+            ) from None
+        os.ftruncate(file, 0)
+        os.write(file, f"{os.getpid()}\n".encode())
+        self._file = file
+
+    def release(self) -> None:
+        """Give the directory free. The lock file stays: deleting it could let two processes in."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def open_writer(directory: Path, *, vfs: str | None = None) -> apsw.Connection:
+    """Open the connection that writes, creating the database if it is not there.
+
+    Returns only after everything in the write-ahead log has been copied and synced: whatever can be read from now on
+    is durable, even if the log held a commit that was never acknowledged.
+
+    Raises:
+        StoreError: not our database, of a newer format, or SQLite is too old.
+    """
+    # Older ones can corrupt a database when a checkpoint races a reset of the write-ahead log.
+    if apsw.SQLITE_VERSION_NUMBER < 3_051_003:
+        raise StoreError(f"SQLite {apsw.sqlite_lib_version()} can corrupt databases; 3.51.3 or newer is needed")
+    file = directory / DATABASE_NAME
+    is_new = not file.exists() or file.stat().st_size == 0
+    db = apsw.Connection(str(file), vfs=vfs)
+    db.set_busy_timeout(_BUSY_TIMEOUT_MS)
+    if is_new:
+        db.execute(f"PRAGMA page_size = 4096; PRAGMA auto_vacuum = INCREMENTAL; PRAGMA application_id = {APPLICATION_ID}")
+    _check_ours(db, file, is_new=is_new)
+    db.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA cache_spill = OFF")
+    db.execute(f"PRAGMA wal_autocheckpoint = 0; PRAGMA cache_size = -{_WRITER_CACHE_KIB}")
+    if _pragma(db, "user_version") == 0:
+        _create(db)
+        _sync_directory(directory)
+        _sync_directory(directory.resolve().parent)
+    db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    return db
+
+
+def open_reader(directory: Path, *, vfs: str | None = None) -> apsw.Connection:
+    """Open a connection that only reads."""
+    file = directory / DATABASE_NAME
+    db = apsw.Connection(str(file), flags=apsw.SQLITE_OPEN_READONLY, vfs=vfs)
+    db.set_busy_timeout(_BUSY_TIMEOUT_MS)
+    db.execute(f"PRAGMA cache_size = -{_READER_CACHE_KIB}")
+    return db
+
+
+def _check_ours(db: apsw.Connection, file: Path, *, is_new: bool) -> None:
+    try:
+        application_id = _pragma(db, "application_id")
+        version = _pragma(db, "user_version")
+    except apsw.NotADBError:
+        raise StoreError(f"{file} is not a database") from None
+    if application_id != APPLICATION_ID and not is_new:
+        raise StoreError(f"{file} is not an Unbroken database")
+    if version > FORMAT_VERSION:
+        raise StoreError(f"{file} has format {version}; this version reads up to {FORMAT_VERSION}")
+
+
+def _create(db: apsw.Connection) -> None:
+    db.execute("BEGIN IMMEDIATE")
+    db.execute(_TABLES)
+    db.execute("INSERT INTO meta VALUES ('identity', ?), ('last_number', 0)", (secrets.token_hex(4),))
+    db.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+    db.execute("COMMIT")
+
+
+def _pragma(db: apsw.Connection, name: str) -> int:
+    value = db.pragma(name)
+    assert isinstance(value, int)
+    return value
+
+
+def _sync_directory(directory: Path) -> None:
+    file = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

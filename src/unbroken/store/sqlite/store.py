@@ -1,0 +1,411 @@
+"""The SQLite store: journal first, tables later.
+
+A commit writes one journal row, whatever the number of streams in it, and one fsync makes it durable. Its records then
+lie in the `Overlay`, in memory, until they are folded into the tables a little with later commits (`folding`). A large
+body would be written twice that way, so its stream is folded in the very commit that brings it, past the journal.
+
+Threads: short statements run on the event loop's thread; only COMMIT, with its fsync, runs in a worker, and until it
+returns nobody touches the writing connection. Readers have connections of their own.
+
+Errors: a failed commit may or may not be durable, so it is reported as such, nothing of it becomes visible, and the
+store takes no more writes until it is opened again. Reads go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Literal
+
+import apsw
+import msgspec
+
+from unbroken.errors import OutcomeUnknown, StorageFull, StoreError, StoreReadOnly, UnbrokenError
+from unbroken.protocol.producers import Producer
+from unbroken.protocol.stream import Addition, Creation, Deletion, Record, Reference, StreamState, apply
+from unbroken.store.base import Due, Hold
+from unbroken.store.sqlite.checkpoint import Checkpointer
+from unbroken.store.sqlite.folding import choose, empty_trash, fold, trim_journal
+from unbroken.store.sqlite.overlay import Overlay, Pending
+from unbroken.store.sqlite.reading import Reader
+from unbroken.store.sqlite.records import pack, unpack
+from unbroken.store.sqlite.schema import DirectoryLock, open_reader, open_writer
+from unbroken.store.staged import StagedChange, StagedTransaction
+
+__all__ = ["SqliteStore"]
+
+OVERLAY_BYTES_MAX = 128 * 1024 * 1024
+OVERLAY_STREAMS_MAX = 50_000
+LARGE_BYTES = 256 * 1024
+RESERVE_BYTES = 16 * 1024 * 1024
+
+_FOLD_BYTES_PER_COMMIT = 1024 * 1024
+_FOLD_STREAMS_PER_COMMIT = 128
+_FOLD_AGE_MS = 10_000
+_COMMITS_PER_TRASH_STEP = 16
+_CLOSE_S = 2.0
+_STATES_CACHED_MAX = 100_000
+
+
+class SqliteStore:
+    """Streams in one SQLite database. See `unbroken.store.base.Store`.
+
+    Args:
+        directory: where the database is; one process at a time may have it open.
+        overlay_bytes_max: unfolded bytes kept in memory before folding sets in.
+        vfs: name of a registered SQLite VFS to go through, for fault injection.
+    """
+
+    def __init__(
+        self, directory: Path | str, *, overlay_bytes_max: int = OVERLAY_BYTES_MAX, vfs: str | None = None
+    ) -> None:
+        self.directory = Path(directory)
+        self.identity = ""
+        self._vfs = vfs
+        self._overlay_bytes_max = overlay_bytes_max
+        self._lock = DirectoryLock(self.directory)
+        self._failure: UnbrokenError | None = None
+        self._overlay = Overlay()
+        self._states: dict[str, StreamState] = {}
+        self._journal_id = 0
+        self._last_number = 0
+        self._saved_number = 0
+        self._log_pages = 0
+        self._over_budget = False
+        self._trash = True
+        self._untrimmed = True
+        self._space_checked_s = 0.0
+
+    # --- opening and closing -----------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        self._lock.acquire()
+        try:
+            self._writer = open_writer(self.directory, vfs=self._vfs)
+            self._writer.set_wal_hook(self._on_commit)
+            self._reader = Reader(lambda: open_reader(self.directory, vfs=self._vfs))
+            self._threads = ThreadPoolExecutor(1, thread_name_prefix="unbroken-commit")
+            self._checkpoint_thread = ThreadPoolExecutor(1, thread_name_prefix="unbroken-checkpoint")
+            self._checkpoint_db = apsw.Connection(str(self._writer.filename), vfs=self._vfs)
+            self._checkpointer = Checkpointer(self._checkpoint_db, self._checkpoint_thread)
+            self._recover()
+            while self._overlay.streams:
+                await self._housekeep(streams=10_000, cost_bytes=16 * 1024 * 1024)
+        except StoreError:
+            self._lock.release()
+            raise
+        except (apsw.Error, msgspec.DecodeError, UnbrokenError) as error:
+            self._lock.release()
+            raise StoreError(f"cannot open the database in {self.directory}: {error}") from error
+
+    def _recover(self) -> None:
+        """Replay the journal into the overlay."""
+        self.identity = str(self._reader.meta("identity"))
+        self._saved_number = self._last_number = int(self._reader.meta("last_number"))
+        self._overlay.holds = {hold.fork: hold for hold in self._reader.holds()}
+        applied: dict[int, int] = {}
+        states: dict[int, StreamState | None] = {}
+        for journal_id, packed in self._reader.journal():
+            self._journal_id = journal_id
+            for record in unpack(packed):
+                self._replay(journal_id, record, states, applied)
+
+    def _replay(
+        self, journal_id: int, record: Record, states: dict[int, StreamState | None], applied: dict[int, int]
+    ) -> None:
+        number = record.number
+        if number not in states:
+            found = self._reader.state_by_number(number)
+            states[number], applied[number] = (None, 0) if found is None else found
+        if isinstance(record, Creation):
+            self._last_number = max(self._last_number, number)
+        if isinstance(record, Reference) and record.delta < 0:
+            self._overlay.holds.pop(record.fork, None)
+        before = states[number]
+        if journal_id <= applied[number] or (before is None and not isinstance(record, Creation)):
+            return  # folded already; or its stream's deletion is
+        after = states[number] = apply(before, record)
+        path = record.path if isinstance(record, Creation) else before.path if before is not None else ""
+        if isinstance(record, Deletion):
+            self._overlay.hold(record, before)
+        self._overlay.add(path, record, after, journal_id)
+
+    async def close(self) -> None:
+        end_s = time.monotonic() + _CLOSE_S
+        while self._failure is None and self._overlay.streams and time.monotonic() < end_s:
+            await self._housekeep(streams=1_000, cost_bytes=8 * 1024 * 1024)
+        await self._checkpointer.stop()
+        self._threads.shutdown()
+        self._checkpoint_thread.shutdown()
+        self._reader.close()
+        self._checkpoint_db.close()
+        self._writer.close()
+        self._lock.release()
+
+    # --- lookups -----------------------------------------------------------------------------------------------------
+
+    @property
+    def failure(self) -> UnbrokenError | None:
+        return self._failure
+
+    @property
+    def last_number(self) -> int:
+        return self._last_number
+
+    def state(self, path: str) -> StreamState | None:
+        if self._overlay.covers(path):
+            return self._overlay.state(path)
+        state = self._states.get(path)
+        if state is None:
+            with self._reading():
+                state = self._reader.state(path)
+            if state is not None:
+                self._remember(path, state)
+        return state
+
+    def producer(self, number: int, producer_id: str) -> Producer | None:
+        pending = self._overlay.streams.get(number)
+        if pending is not None and (producer := pending.producers.get(producer_id)) is not None:
+            return producer
+        with self._reading():
+            return self._reader.producer(number, producer_id)
+
+    def is_held(self, fork: int) -> bool:
+        return fork in self._overlay.holds
+
+    def holds(self, limit: int) -> Sequence[Hold]:
+        return list(self._overlay.holds.values())[:limit]
+
+    def due(
+        self, kind: Literal["ttl_s", "expires_at_ms"], after: tuple[int, int], until: int, limit: int
+    ) -> Sequence[Due]:
+        with self._reading():
+            return self._reader.due(kind, after, until, limit)
+
+    def read_cached(self, number: int, start: int, end: int) -> bytes | None:
+        pending = self._overlay.streams.get(number)
+        if pending is None or start < pending.base:
+            return None
+        return pending.read(start, end)
+
+    async def read(self, number: int, start: int, end: int) -> bytes:
+        # What lies above the base is taken before the wait: by its end it may have been folded.
+        pending = self._overlay.streams.get(number)
+        base = end if pending is None or pending.state is None else min(end, pending.base)
+        tail = b"" if pending is None or base == end else pending.read(max(start, base), end)
+        if start >= base:
+            return tail
+        with self._reading():
+            return await self._reader.read(number, start, base) + tail
+
+    def _remember(self, path: str, state: StreamState) -> None:
+        if len(self._states) >= _STATES_CACHED_MAX:
+            del self._states[next(iter(self._states))]
+        self._states[path] = state
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def transaction(self, paths: Sequence[str]) -> AsyncIterator[StagedTransaction]:
+        transaction = StagedTransaction(self)
+        yield transaction
+        if transaction.changes:
+            self._check_space()
+            await self._commit(transaction.changes)
+
+    async def _commit(self, changes: list[StagedChange]) -> None:
+        journal_id = self._journal_id + 1
+        with self._writing():
+            self._writer.execute("BEGIN IMMEDIATE")
+            direct, folded = self._fold_large(changes, journal_id)
+            packed = pack([change.record for change in changes if change.record.number not in direct])
+            self._writer.execute("INSERT INTO journal (id, records) VALUES (?, ?)", (journal_id, packed))
+            folded += self._fold_some(journal_id, len(packed), {pending.number for pending in folded})
+            created = [change.record.number for change in changes if isinstance(change.record, Creation)]
+            await self._finish(folded, journal_id, max(self._last_number, *created, 0))
+        self._journal_id = journal_id
+        self._drop(folded)
+        for path, record, before, after in changes:
+            if isinstance(record, Creation):
+                self._last_number = record.number
+            if isinstance(record, Deletion):
+                self._overlay.hold(record, before)
+            if record.number in direct:
+                self._settle(path, record, after)
+            else:
+                self._overlay.add(path, record, after, journal_id)
+        await self._after_commit()
+
+    def _settle(self, path: str, record: Record, after: StreamState | None) -> None:
+        """Take over a change that went straight to the tables."""
+        if isinstance(record, Reference) and record.delta < 0:
+            self._overlay.holds.pop(record.fork, None)
+        if after is not None:
+            self._remember(path, after)
+        else:
+            self._states.pop(path, None)
+
+    def _fold_large(self, changes: list[StagedChange], journal_id: int) -> tuple[set[int], list[Pending]]:
+        """Fold the streams of this commit that got a large body, this commit's records included."""
+        direct = _with_large_body(changes)
+        self._trash |= bool(direct)
+        folded: list[Pending] = []
+        for number in direct:
+            own = [change for change in changes if change.record.number == number]
+            pending = self._overlay.streams.get(number)
+            if pending is not None:
+                folded.append(pending)
+                whole = pending.copy()
+            else:
+                before = own[0].before
+                base = 0 if before is None else before.tail
+                whole = Pending(number, own[0].path, base, journal_id, own[0].record.time_ms)
+            for change in own:
+                whole.add(change.record, change.after)
+            for ghost in self._overlay.predecessors(whole):
+                fold(self._writer, ghost, self._journal_id, self._overlay)
+                folded.append(ghost)
+            fold(self._writer, whole, journal_id, self._overlay)
+        return direct, folded
+
+    def _fold_some(self, journal_id: int, inflow_bytes: int, but: set[int]) -> list[Pending]:
+        """Fold a share with this commit while the overlay is over its budget: more than comes in."""
+        overlay = self._overlay
+        size = max(overlay.cost_bytes / self._overlay_bytes_max, len(overlay.streams) / OVERLAY_STREAMS_MAX)
+        self._over_budget = size > (0.5 if self._over_budget else 1.0)
+        if not self._over_budget:
+            if self._trash and journal_id % _COMMITS_PER_TRASH_STEP == 0:
+                self._trash = empty_trash(self._writer)
+            return []
+        cost_bytes = max(_FOLD_BYTES_PER_COMMIT, 2 * inflow_bytes)
+        return self._fold(choose(overlay, cost_bytes=cost_bytes, streams=_FOLD_STREAMS_PER_COMMIT, before_ms=None, but=but))
+
+    def _fold(self, chosen: list[Pending]) -> list[Pending]:
+        for pending in chosen:
+            fold(self._writer, pending, self._journal_id, self._overlay)
+        return chosen
+
+    async def maintain(self) -> bool:
+        """Fold what has lain for a while, and delete some of what was deleted."""
+        if self._failure is not None:
+            return False
+        before_ms = time.time_ns() // 1_000_000 - _FOLD_AGE_MS
+        return await self._housekeep(
+            streams=_FOLD_STREAMS_PER_COMMIT, cost_bytes=_FOLD_BYTES_PER_COMMIT, before_ms=before_ms
+        )
+
+    async def _housekeep(self, *, streams: int, cost_bytes: int, before_ms: int | None = None) -> bool:
+        chosen = choose(self._overlay, cost_bytes=cost_bytes, streams=streams, before_ms=before_ms, but=())
+        if not (chosen or self._trash or self._untrimmed):
+            return False
+        with self._writing():
+            self._writer.execute("BEGIN IMMEDIATE")
+            self._fold(chosen)
+            if not chosen:
+                self._trash = empty_trash(self._writer)
+            await self._finish(chosen, self._journal_id, self._last_number)
+        self._drop(chosen)
+        await self._after_commit()
+        return True
+
+    async def _finish(self, folded: list[Pending], journal_id: int, last_number: int) -> None:
+        """End the transaction under way, durably.
+
+        The newest journal row always stays: it says which id was used last.
+        """
+        if last_number > self._saved_number:
+            self._writer.execute("UPDATE meta SET value = ? WHERE key = 'last_number'", (last_number,))
+            self._saved_number = last_number
+        if folded or self._untrimmed:
+            first_id = self._overlay.first_id({pending.number for pending in folded}, journal_id)
+            self._untrimmed = trim_journal(self._writer, first_id)
+        await asyncio.get_running_loop().run_in_executor(self._threads, self._writer.execute, "COMMIT")
+
+    def _drop(self, folded: list[Pending]) -> None:
+        for pending in folded:
+            state = self._overlay.state(pending.path)
+            self._trash |= pending.state is None or bool(pending.released)
+            if not self._overlay.drop(pending):
+                continue
+            if state is None:
+                self._states.pop(pending.path, None)
+            else:
+                self._remember(pending.path, state)
+
+    def _on_commit(self, db: apsw.Connection, name: str, pages: int) -> int:
+        self._log_pages = pages
+        return apsw.SQLITE_OK
+
+    async def _after_commit(self) -> None:
+        try:
+            await self._checkpointer.after_commit(self._log_pages)
+        except apsw.Error as error:
+            self._fail(error)
+
+    # --- errors ------------------------------------------------------------------------------------------------------
+
+    def _check_space(self) -> None:
+        """Refuse while nothing has been tried yet: that way a full disk needs no restart once there is room again."""
+        now_s = time.monotonic()
+        if now_s - self._space_checked_s < 1.0:
+            return
+        disk = os.statvfs(self.directory)
+        if disk.f_bavail * disk.f_frsize < RESERVE_BYTES:
+            raise StorageFull("the disk is almost full; nothing was written")
+        self._space_checked_s = now_s
+
+    def _writing(self) -> _FailOn:
+        return _FailOn(self, writing=True)
+
+    def _reading(self) -> _FailOn:
+        return _FailOn(self, writing=False)
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failure is None:
+            full = isinstance(error, apsw.FullError)
+            kind = StorageFull if full else StoreReadOnly
+            self._failure = kind(f"an I/O error made the store read-only until the server is restarted: {error}")
+
+
+def _with_large_body(changes: list[StagedChange]) -> set[int]:
+    """Streams to fold with this very commit: they got a large body, are there after it, and alone at their path."""
+    large = {
+        change.record.number: change.path
+        for change in changes
+        if isinstance(change.record, Addition | Creation) and len(change.record.data) >= LARGE_BYTES
+    }
+    if large:
+        for change in changes:
+            number = change.record.number
+            large = {
+                other: path
+                for other, path in large.items()
+                if path != change.path or (other == number and change.after is not None)
+            }
+    return set(large)
+
+
+class _FailOn:
+    """Turns SQLite's errors into ours. After one that says the storage cannot be trusted, nothing is written."""
+
+    def __init__(self, store: SqliteStore, *, writing: bool) -> None:
+        self._store = store
+        self._writing = writing
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            return
+        if self._writing:
+            self._store._fail(error)
+            raise OutcomeUnknown(f"the commit failed: {error}") from error
+        if isinstance(error, apsw.Error):
+            self._store._fail(error)
+            raise StoreError(f"reading failed: {error}") from error

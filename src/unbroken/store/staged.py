@@ -1,0 +1,79 @@
+"""A transaction in the making: changes laid over a store that does not know of them yet."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from unbroken.protocol.producers import Producer
+from unbroken.protocol.stream import Addition, Creation, Record, Reference, StreamState, apply
+
+__all__ = ["Base", "StagedChange", "StagedTransaction"]
+
+
+class Base(Protocol):
+    """What is durable, below the staged changes."""
+
+    @property
+    def last_number(self) -> int:
+        """The greatest creation number used so far."""
+        ...
+
+    def state(self, path: str) -> StreamState | None:
+        """The stream at a path."""
+        ...
+
+    def producer(self, number: int, producer_id: str) -> Producer | None:
+        """What is known of a stream's producer."""
+        ...
+
+    def is_held(self, fork: int) -> bool:
+        """Whether this deleted fork still holds its source's data."""
+        ...
+
+
+class StagedChange(NamedTuple):
+    """One record, where it happens, and the stream before and after it."""
+
+    path: str
+    record: Record
+    before: StreamState | None
+    after: StreamState | None
+
+
+class StagedTransaction:
+    """See `unbroken.store.base.Transaction`. The store takes ``changes`` when the block is left."""
+
+    def __init__(self, base: Base) -> None:
+        self._base = base
+        self._states: dict[str, StreamState | None] = {}
+        self._producers: dict[tuple[int, str], Producer] = {}
+        self._released: set[int] = set()
+        self._number = base.last_number
+        self.changes: list[StagedChange] = []
+
+    def state(self, path: str) -> StreamState | None:
+        if path in self._states:
+            return self._states[path]
+        return self._base.state(path)
+
+    def producer(self, number: int, producer_id: str) -> Producer | None:
+        return self._producers.get((number, producer_id)) or self._base.producer(number, producer_id)
+
+    def is_held(self, fork: int) -> bool:
+        return fork not in self._released and self._base.is_held(fork)
+
+    def next_number(self) -> int:
+        return self._number + 1
+
+    def write(self, path: str, record: Record) -> None:
+        before = self.state(path)
+        after = apply(before, record)
+        self._states[path] = after
+        if isinstance(record, Addition):
+            if (stamp := record.producer) is not None:
+                self._producers[(record.number, stamp.id)] = Producer(stamp.epoch, stamp.seq)
+        elif isinstance(record, Creation):
+            self._number = record.number
+        elif isinstance(record, Reference) and record.delta < 0:
+            self._released.add(record.fork)
+        self.changes.append(StagedChange(path, record, before, after))

@@ -1,0 +1,192 @@
+"""A real server on a free loopback port, for tests.
+
+    async with live_server() as server:
+        async with httpx2.AsyncClient(base_url=server.url) as client:
+            await client.put("/events")
+
+uvicorn with httptools underneath, as in production, but without signal handlers, log set-up or fixed waits: it is
+ready when the block begins, and nothing of it is left when the block ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, NamedTuple
+
+import uvicorn
+from uvicorn.lifespan.on import LifespanOn
+from uvicorn.server import ServerState
+
+from unbroken.engine.clock import Clock
+from unbroken.engine.engine import Engine
+from unbroken.server.asgi import AsgiApp
+from unbroken.server.settings import Settings
+from unbroken.store.base import Store
+from unbroken.store.memory import MemoryStore
+
+__all__ = ["Address", "LiveServer", "live_server", "serve_asgi", "threaded_server"]
+
+_GRACE_S = 5.0
+
+
+class Address(NamedTuple):
+    """Where a server listens."""
+
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """Its origin, without a slash at the end."""
+        return f"http://{self.host}:{self.port}"
+
+
+class LiveServer(NamedTuple):
+    """A running server.
+
+    Args:
+        address: where it listens.
+        app: what it serves.
+    """
+
+    address: Address
+    app: AsgiApp
+
+    @property
+    def url(self) -> str:
+        """Its origin, without a slash at the end."""
+        return self.address.url
+
+    @property
+    def engine(self) -> Engine:
+        """Its engine. Only to be used from the event loop that the server runs in."""
+        return self.app.engine
+
+
+@asynccontextmanager
+async def serve_asgi(app: Any, *, grace_s: float = _GRACE_S) -> AsyncIterator[Address]:
+    """Serve any ASGI application in this event loop.
+
+    Args:
+        app: the application; its lifespan is run.
+        grace_s: seconds that responses under way have to end in when the block is left. Then they are cancelled, and
+            connections that are still there are aborted.
+
+    Raises:
+        RuntimeError: the application's startup failed.
+    """
+    config = uvicorn.Config(app, http="httptools", ws="none", lifespan="on", log_config=None, access_log=False)
+    config.load()
+    state = ServerState()
+    lifespan = LifespanOn(config)
+    await lifespan.startup()
+    if lifespan.should_exit:
+        raise RuntimeError("the application's startup failed; the log says why")
+    try:
+        protocol: Any = config.http_protocol_class
+        listener = await asyncio.get_running_loop().create_server(
+            lambda: protocol(config, state, lifespan.state), "127.0.0.1", 0
+        )
+        try:
+            host, port = listener.sockets[0].getsockname()[:2]
+            yield Address(host, port)
+        finally:
+            listener.close()
+            await _end_connections(state, grace_s)
+            await listener.wait_closed()
+    finally:
+        await lifespan.shutdown()
+
+
+async def _end_connections(state: ServerState, grace_s: float) -> None:
+    for connection in list(state.connections):
+        connection.shutdown()
+    if state.tasks:
+        _, late = await asyncio.wait(list(state.tasks), timeout=grace_s)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+    for connection in list(state.connections):
+        connection.transport.abort()
+    while state.connections:  # noqa: ASYNC110 (an aborted transport tells its protocol in a later turn of the loop)
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def live_server(
+    store: Store | None = None,
+    settings: Settings | None = None,
+    *,
+    clock: Clock | None = None,
+    grace_s: float = _GRACE_S,
+) -> AsyncIterator[LiveServer]:
+    """An Unbroken server in this event loop. Its live reads end as they do when a process is asked to stop.
+
+    Args:
+        store: where the streams are; in memory by default.
+        settings: limits and times.
+        clock: tells the time; a `ManualClock` lets a test decide.
+        grace_s: see `serve_asgi`.
+    """
+    settings = settings or Settings()
+    engine = Engine(MemoryStore() if store is None else store, clock=clock, page_bytes=settings.page_size)
+    app = AsgiApp(engine, settings, watch_signals=False)
+    async with serve_asgi(app, grace_s=grace_s) as address:
+        try:
+            yield LiveServer(address, app)
+        finally:
+            engine.drain()
+
+
+@contextmanager
+def threaded_server(
+    store: Store | None = None, settings: Settings | None = None, *, clock: Clock | None = None
+) -> Iterator[Address]:
+    """An Unbroken server in a thread of its own, for code that is not asynchronous.
+
+    Args:
+        store: where the streams are; in memory by default. Not to be touched while the server runs.
+        settings: limits and times.
+        clock: tells the time.
+
+    Raises:
+        Exception: whatever kept the server from starting.
+    """
+    ready = threading.Event()
+    running: list[tuple[Address, asyncio.AbstractEventLoop, asyncio.Event]] = []
+    failure: list[BaseException] = []
+
+    async def run() -> None:
+        async with live_server(store, settings, clock=clock) as server:
+            stop = asyncio.Event()
+            running.append((server.address, asyncio.get_running_loop(), stop))
+            ready.set()
+            await stop.wait()
+
+    def target() -> None:
+        try:
+            asyncio.run(run())
+        except BaseException as error:
+            failure.append(error)
+        finally:
+            ready.set()
+
+    thread = threading.Thread(target=target, name="unbroken-live-server", daemon=True)
+    thread.start()
+    ready.wait()
+    if not running:
+        thread.join()
+        raise failure[0]
+    address, loop, stop = running[0]
+    try:
+        yield address
+    finally:
+        with contextlib.suppress(RuntimeError):  # its loop has ended already
+            loop.call_soon_threadsafe(stop.set)
+        thread.join()
+    if failure:
+        raise failure[0]
