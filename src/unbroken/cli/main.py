@@ -1,0 +1,34 @@
+"""``unbroken``: the door to all commands."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line; exit code 2 means that the command was not understood."""
+    try:
+        import typer  # noqa: PLC0415
+
+        from unbroken.cli.serve import serve  # noqa: PLC0415
+    except ImportError as error:
+        sys.exit(f"unbroken: the command line needs {error.name}: pip install 'unbroken[server]'")
+    app = typer.Typer(
+        name="unbroken",
+        help="Durable, append-only byte streams over plain HTTP.",
+        no_args_is_help=True,
+        add_completion=True,
+        pretty_exceptions_enable=False,
+    )
+    app.command()(serve)
+
+    @app.callback(invoke_without_command=True)
+    def options(show_version: bool = typer.Option(False, "--version", help="Show the version and exit.")) -> None:
+        if show_version:
+            typer.echo(f"unbroken {version('unbroken')}")
+            raise typer.Exit
+
+    app()

@@ -1,0 +1,127 @@
+"""The standalone server: uvicorn around the ASGI app, with an orderly start and a prompt end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+
+import uvicorn
+
+from unbroken.asgi import create_app
+from unbroken.errors import StoreError
+from unbroken.server.asgi import AsgiApp
+from unbroken.server.logs import configure_logging
+from unbroken.server.settings import Settings
+
+__all__ = ["run"]
+
+_log = logging.getLogger("unbroken.server")
+_GRACE_S = 2
+_KEEP_ALIVE_S = 75
+_BACKLOG = 2048
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, told when to stop by us: its own handlers would wait for live reads to end by themselves."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self.on_started()
+
+    on_started: Callable[[], None]
+
+
+def run(settings: Settings) -> int:
+    """Serve until SIGINT or SIGTERM.
+
+    Returns:
+        The exit code: 0 after an orderly end, 1 if the server could not start.
+    """
+    configure_logging(settings.log_level, settings.log_format)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        try:
+            runner.run(_serve(settings))
+        except StoreError as error:
+            return _refuse(str(error))
+        except OSError as error:
+            return _refuse(f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error}")
+    return 0
+
+
+def _refuse(reason: str) -> int:
+    sys.stderr.write(f"unbroken: {reason}\n")
+    return 1
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # noqa: PLC0415
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+async def _serve(settings: Settings) -> None:
+    app = create_app(settings, watch_signals=False)
+    # Listening comes after the store is open: whoever connects is served.
+    async with app.lifespan():
+        listener = _listen(settings.host, settings.port)
+        server = _Server(
+            uvicorn.Config(
+                app,
+                lifespan="off",
+                ws="none",
+                log_config=None,
+                access_log=settings.log_level == "debug",
+                server_header=False,
+                backlog=_BACKLOG,
+                timeout_keep_alive=_KEEP_ALIVE_S,
+                timeout_graceful_shutdown=_GRACE_S,
+            )
+        )
+        server.on_started = lambda: _greet(settings, listener)
+        _stop_on_signals(server, app)
+        await server.serve(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+
+
+def _stop_on_signals(server: uvicorn.Server, app: AsgiApp) -> None:
+    """The first signal ends live reads and lets everything else finish; a second one does not wait for that."""
+
+    def stop() -> None:
+        server.force_exit = server.should_exit
+        server.should_exit = True
+        app.engine.drain()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+
+
+def _greet(settings: Settings, listener: socket.socket) -> None:
+    host, port = listener.getsockname()[:2]
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    where = f"data in {settings.data_dir.resolve()}"
+    if settings.store == "memory":
+        where = "data in memory only: it is gone when the server ends"
+    sys.stdout.write(
+        f"Unbroken listening on {url}\n"
+        f"{where}\n"
+        "Try:\n"
+        f"  curl -X PUT -H 'Content-Type: text/plain' -d 'hello' {url}/hello\n"
+        f"  curl {url}/hello\n"
+    )
+    sys.stdout.flush()
