@@ -393,18 +393,19 @@ class Engine:
 
     async def _sweep(self) -> None:
         """Reclaim what has expired and release what deleted forks still hold, a bounded number at a time."""
+        submitted: list[asyncio.Future[Outcome]] = []
+
+        def submit(command: Command) -> None:
+            submitted.append(self._committer.submit(command))
+
         while True:
-            submitted: list[asyncio.Future[Outcome]] = []
-
-            def submit(command: Command) -> None:
-                submitted.append(self._committer.submit(command))
-
             more = False
             with contextlib.suppress(Unavailable):
                 for hold in self.store.holds(_RELEASES_MAX):
                     submit(Release(hold.source_path, hold.source_number, hold.fork))
                 more = self._expiry.sweep(submit)
             await asyncio.gather(*submitted, return_exceptions=True)
+            submitted.clear()
             await asyncio.sleep(0 if more else _SWEEP_INTERVAL_S)
 
 

@@ -145,5 +145,3 @@ class Expiry:
             return False
         submit(Reclaim(state.path, state.number))
         return True
-
-

@@ -9,7 +9,6 @@ a JSON array by replacing separators with commas. Messages are never re-serialis
 from __future__ import annotations
 
 import codecs
-import json
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -101,15 +100,7 @@ def frame_json(body: bytes) -> bytes:
     _check_utf8(body)
     if frames_quickly(body) or not body.startswith(b"["):
         return _framed(_decode(body))
-    parts: list[bytes] = []
-    messages = 0
-    for part in _array_slices(body):
-        found = _decode(part)
-        messages += len(found)
-        if messages > JSON_MESSAGES_MAX:
-            raise TooManyMessages(JSON_MESSAGES_MAX)
-        parts.append(_framed(found))
-    return b"".join(parts)
+    return b"".join(_framed(_decode(part)) for part in _array_slices(body))
 
 
 def _check_utf8(body: bytes) -> None:
@@ -134,14 +125,14 @@ def _framed(messages: list[msgspec.Raw] | list[bytes]) -> bytes:
 def _decode(body: bytes) -> list[msgspec.Raw] | list[bytes]:
     """The messages of a body, byte for byte."""
     try:
-        if body.startswith(b"["):
-            messages: list[msgspec.Raw] | list[bytes] = _array_decoder.decode(body)
-        else:
-            messages = [_value_decoder.decode(body)]
+        try:
+            messages: list[msgspec.Raw] | list[bytes] = _messages(body)
+        except msgspec.DecodeError:
+            if b"\\u" not in body:
+                raise
+            messages = _decode_leniently(body)
     except msgspec.DecodeError as error:
-        if b"\\u" not in body:
-            raise InvalidBody(f"invalid JSON: {error}") from None
-        messages = _decode_leniently(body)
+        raise InvalidBody(f"invalid JSON: {error}") from None
     except RecursionError:
         raise InvalidBody(f"JSON nested deeper than {JSON_DEPTH_MAX} levels") from None
     if len(body) > 2 * JSON_DEPTH_MAX and body.count(b"[") + body.count(b"{") > JSON_DEPTH_MAX:
@@ -149,49 +140,32 @@ def _decode(body: bytes) -> list[msgspec.Raw] | list[bytes]:
     return messages
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+def _messages(text: bytes) -> list[msgspec.Raw]:
+    return _array_decoder.decode(text) if text.startswith(b"[") else [_value_decoder.decode(text)]
 
 
-# The standard library takes lone surrogate escapes, which JavaScript sends when it cuts an emoji in two and msgspec
-# refuses. Numbers are not converted: a long one would be refused by int() or cost quadratic time.
-_lenient = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse_constant)
-_GAP = re.compile(r"[ \t\n\r]*")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+_GAP = re.compile(rb"[ \t\n\r,]*")
 
 
 def _decode_leniently(body: bytes) -> list[bytes]:
-    text = body.decode("utf-8")
-    try:
-        if not text.startswith("["):
-            _, end = _lenient.raw_decode(text)
-            if end != len(text):
-                raise ValueError("trailing characters")
-            return [body]
-        return [item.encode("utf-8") for item in _items(text)]
-    except (ValueError, IndexError) as error:
-        raise InvalidBody(f"invalid JSON: {error}") from None
-    except RecursionError:
-        raise InvalidBody(f"JSON nested deeper than {JSON_DEPTH_MAX} levels") from None
+    """The messages of a body with lone surrogate escapes.
 
-
-def _items(text: str) -> Iterator[str]:
-    position = _skip_gap(text, 1)
-    if text[position:] == "]":
-        return
-    while True:
-        _, end = _lenient.raw_decode(text, position)
-        yield text[position:end]
-        position = _skip_gap(text, end)
-        if text[position] == "]" and position == len(text) - 1:
-            return
-        if text[position] != ",":
-            raise ValueError("expected ',' or ']'")
-        position = _skip_gap(text, position + 1)
-
-
-def _skip_gap(text: str, position: int) -> int:
-    match = _GAP.match(text, position)
-    return match.end() if match else position
+    They are JSON (RFC 8259 section 8.2), and JavaScript sends them when it cuts an emoji in two, but msgspec refuses
+    them. So it is shown a text of the same length with other characters in their place. Escaped backslashes go first:
+    what then looks like an escape is one.
+    """
+    shown = _messages(_SURROGATE.sub(b"______", body.replace(rb"\\", b"__")))
+    if not body.startswith(b"["):
+        return [body]
+    messages: list[bytes] = []
+    position = 1
+    for message in shown:
+        gap = _GAP.match(body, position)
+        start = gap.end() if gap else position
+        position = start + memoryview(message).nbytes
+        messages.append(body[start:position])
+    return messages
 
 
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
@@ -240,6 +214,8 @@ def _array_slices(body: bytes) -> Iterator[bytes]:
                 start = position
         elif last in b"[{":
             depth += 1
+            if depth > JSON_DEPTH_MAX:
+                raise InvalidBody(f"JSON nested deeper than {JSON_DEPTH_MAX} levels")
         elif depth:
             depth -= 1
         else:
@@ -258,9 +234,7 @@ def whole_characters(data: bytes) -> int:
     Bytes that can never become a character are not waited for.
     """
     for back in range(1, min(4, len(data) + 1)):
-        byte = data[-back]
-        if byte & 0xC0 == 0x80:
-            continue
-        needed = 2 if 0xC2 <= byte <= 0xDF else 3 if 0xE0 <= byte <= 0xEF else 4 if 0xF0 <= byte <= 0xF4 else 1
-        return len(data) - back if needed > back else len(data)
+        if data[-back] & 0xC0 != 0x80:
+            _, shown = codecs.utf_8_decode(data[-back:], "replace", False)
+            return len(data) - back + shown
     return len(data)

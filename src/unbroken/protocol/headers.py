@@ -53,7 +53,8 @@ _MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-
 def field(fields: Fields, name: bytes) -> str | None:
     """A header's value as text (ISO 8859-1, RFC 9110 section 5.5), or None."""
     raw = fields.get(name)
-    return None if raw is None else raw.decode("latin-1").strip()
+    # Only space and tab surround a value. Stripped as text, 0xA0 and 0x85 would go too: the last byte of "à" in UTF-8.
+    return None if raw is None else raw.strip(b" \t").decode("latin-1")
 
 
 def is_true(fields: Fields, name: bytes) -> bool:
@@ -157,7 +158,7 @@ def parse_read_query(query: bytes) -> ReadQuery:
     """Parse the query of a GET; unknown parameters are ignored.
 
     Raises:
-        InvalidOffset: ``offset`` is empty or repeated, or missing where a live read needs it.
+        InvalidOffset: ``offset`` is empty or repeated.
         InvalidHeader: ``live`` or ``timeout`` has an unknown value.
     """
     if not query:
@@ -177,5 +178,3 @@ def parse_read_query(query: bytes) -> ReadQuery:
     if timeout is not None and not _SECONDS.fullmatch(timeout):
         raise InvalidHeader("timeout must be a number of seconds")
     return ReadQuery(offset, live, values.get("cursor"), None if timeout is None else float(timeout))
-
-

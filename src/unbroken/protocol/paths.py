@@ -50,9 +50,13 @@ def parse_path(path: str) -> str:
 
     Raises:
         InvalidPath: control characters, backslash, empty or dot segments, a trailing slash, a reserved first segment
-            (``-``, ``__ds``), over 1,024 bytes or 32 segments.
+            (``-``, ``__ds``), over 1,024 bytes or 32 segments, lone surrogates.
     """
-    if len(path.encode("utf-8", "surrogatepass")) > PATH_BYTES_MAX:
+    try:
+        size_bytes = len(path.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise InvalidPath("the path has lone surrogates, which UTF-8 cannot carry") from None
+    if size_bytes > PATH_BYTES_MAX:
         raise InvalidPath(f"the path is over {PATH_BYTES_MAX} bytes")
     if not path.startswith("/") or path == "/":
         raise InvalidPath("a stream path begins with / and has at least one segment")

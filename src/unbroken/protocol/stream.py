@@ -292,15 +292,18 @@ def resolve_offset(state: StreamState, offset: Offset | Anchor) -> int | Unbroke
         start = end
     if offset.number > state.number:
         return InvalidOffset("the offset is beyond the tail")
+    if state.origin is not None and offset.number == state.origin.source_number:
+        # Forked inside what the source itself inherited: the source's own bytes all lie past the fork point.
+        return InvalidOffset("the offset is past the fork point")
     return OffsetGone("the offset belongs to an earlier stream; read again from the beginning")
 
 
 def offset_at(state: StreamState, position: int) -> Offset:
     """The offset we give out for a byte position of this stream."""
-    if position < state.own_start:
-        for number, end in state.lineage:
-            if position < end:
-                return Offset(number, position)
+    inherited = state.lineage if position < state.own_start else ()
+    for number, end in inherited:
+        if position < end:
+            return Offset(number, position)
     return Offset(state.number, position)
 
 
@@ -348,35 +351,49 @@ def decide(command: Command, situation: Situation) -> Decision:
 
 
 def _decide_append(command: Append, situation: Situation) -> Decision:
-    """The order of the checks is part of the protocol: the first that fails is what the client learns."""
-    if situation.target.presence is not Presence.LIVE or (state := situation.target.state) is None:
-        return Decision(situation.target.absence())
-    if command.fault is not None:
-        return Decision(command.fault)
+    target, stamp = situation.target, command.producer
+    if target.presence is not Presence.LIVE or (state := target.state) is None:
+        return Decision(target.absence())
+    settled = _settle_append(command, state, situation.producer)
+    if settled is not None:
+        return Decision(settled)
+    data = command.content.data
+    record = Addition(state.number, situation.now.wall_ms, state.tail, data, stamp, command.stream_seq, command.close)
+    accepted = None if stamp is None else Producer(stamp.epoch, stamp.seq)
+    tail = Offset(state.number, state.tail + len(data))
+    return Decision(Appended(tail, command.close, False, accepted), (record,))
+
+
+def _settle_append(command: Append, state: StreamState, known: Producer | None) -> Outcome | None:
+    """The answer to an append that changes nothing; None if it is to be made.
+
+    The order of the checks is part of the protocol: the first that fails is what the client learns.
+    """
     stamp = command.producer
+    if command.fault is not None:
+        return command.fault
     if stamp is not None:
         if command.close and state.closed_by == stamp:
-            return Decision(Appended(state.tail_offset, True, True, Producer(stamp.epoch, stamp.seq)))
-        if stale := check_epoch(situation.producer, stamp):
-            return Decision(stale)
-    content = command.content
+            return Appended(state.tail_offset, True, True, Producer(stamp.epoch, stamp.seq))
+        if stale := check_epoch(known, stamp):
+            return stale
     if state.closed:
-        return Decision(_append_to_closed(command, state))
+        return _append_to_closed(command, state)
     if error := _check_content(command, state):
-        return Decision(error)
+        return error
     if stamp is not None:
-        verdict = check_sequence(situation.producer, stamp)
+        verdict = check_sequence(known, stamp)
         if isinstance(verdict, UnbrokenError):
-            return Decision(verdict)
+            return verdict
         if not verdict:
-            return Decision(Appended(state.tail_offset, False, True, situation.producer))
-    seq = command.stream_seq
+            return Appended(state.tail_offset, False, True, known)
+    return _check_stream_seq(command.stream_seq, state)
+
+
+def _check_stream_seq(seq: str | None, state: StreamState) -> SequenceRegression | None:
     if seq is not None and state.stream_seq is not None and seq <= state.stream_seq:
-        return Decision(SequenceRegression("Stream-Seq must be greater than the last one accepted"))
-    record = Addition(state.number, situation.now.wall_ms, state.tail, content.data, stamp, seq, command.close)
-    tail = Offset(state.number, state.tail + len(content.data))
-    accepted = None if stamp is None else Producer(stamp.epoch, stamp.seq)
-    return Decision(Appended(tail, command.close, False, accepted), (record,))
+        return SequenceRegression("Stream-Seq must be greater than the last one accepted")
+    return None
 
 
 def _append_to_closed(command: Append, state: StreamState) -> Outcome:
@@ -386,21 +403,23 @@ def _append_to_closed(command: Append, state: StreamState) -> Outcome:
 
 
 def _is_empty(command: Append) -> bool:
-    return not command.content.data and command.content.fault is None
+    """Whether there was no body. The JSON body ``[]`` is one, though it leaves nothing to store."""
+    content = command.content
+    return not content.data and not content.json and content.fault is None
 
 
 def _check_content(command: Append, state: StreamState) -> UnbrokenError | None:
     content = command.content
-    if _is_empty(command) and command.close:
-        return None
-    if command.content_type is None:
-        return InvalidBody("Content-Type is missing") if not _is_empty(command) else InvalidBody("the body is empty")
     if _is_empty(command):
-        return InvalidBody("the body is empty")
+        return None if command.close else InvalidBody("the body is empty")
+    if command.content_type is None:
+        return InvalidBody("Content-Type is missing")
     if command.content_type != state.content_type and media_type(command.content_type) != media_type(
         state.content_type
     ):
         return ContentTypeMismatch(f"the stream's content type is {state.content_type}")
+    if not content.data and content.fault is None:
+        return InvalidBody("an empty array holds no message")
     return content.fault
 
 
@@ -441,6 +460,8 @@ def _confirm(command: Create, state: StreamState) -> Outcome:
 def _same_origin(fork: ForkRequest | None, origin: Origin | None) -> bool:
     if fork is None or origin is None:
         return fork is None and origin is None
+    if fork.fault is not None:
+        return False
     return (fork.source_path, fork.anchor, fork.sub_offset) == (origin.source_path, origin.anchor, origin.sub_offset)
 
 

@@ -174,10 +174,9 @@ async def _send_response(request: AsgiRequest, response: Response, send: Send) -
     body = response.body
     headers = response.headers
     if isinstance(body, bytes):
-        if response.status not in (204, 304):
-            # HEAD announces no length: what a GET would send depends on its offset.
-            if request.method != "HEAD":
-                headers.append((b"content-length", b"%d" % len(body)))
+        # HEAD announces no length: what a GET would send depends on its offset.
+        if response.status not in (204, 304) and request.method != "HEAD":
+            headers.append((b"content-length", b"%d" % len(body)))
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else body})
         return

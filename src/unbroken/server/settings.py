@@ -182,7 +182,13 @@ def _read_toml(config: Path) -> dict[str, object]:
 
 
 def _override(
-    settings: Settings, values: Mapping[str, object], spelling: str, where: str, *, upper: bool = False, dashes: bool = False
+    settings: Settings,
+    values: Mapping[str, object],
+    spelling: str,
+    where: str,
+    *,
+    upper: bool = False,
+    dashes: bool = False,
 ) -> Settings:
     for name, value in values.items():
         shown = spelling.format(name.upper() if upper else name.replace("_", "-") if dashes else name)

@@ -79,7 +79,9 @@ async def serve_asgi(app: Any, *, grace_s: float = _GRACE_S) -> AsyncIterator[Ad
     Raises:
         RuntimeError: the application's startup failed.
     """
-    config = uvicorn.Config(app, http="httptools", ws="none", lifespan="on", log_config=None, access_log=False)
+    config = uvicorn.Config(
+        app, http="httptools", ws="none", lifespan="on", proxy_headers=False, log_config=None, access_log=False
+    )
     config.load()
     state = ServerState()
     lifespan = LifespanOn(config)

@@ -11,14 +11,16 @@ import json
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 __all__ = ["RawConnection", "RawResponse", "connect", "encode_chunk", "encode_request"]
 
 _LINE_BYTES_MAX = 64 * 1024
 
 
-class RawResponse(NamedTuple):
+@dataclass(frozen=True)
+class RawResponse:
     """A response as it came.
 
     Args:
@@ -121,7 +123,7 @@ class RawConnection:
             head: it answers a HEAD request, so no body follows.
         """
         response = await self.read_head(head=head)
-        return response._replace(body=await self.read_rest())
+        return replace(response, body=await self.read_rest())
 
     async def read_head(self, *, head: bool = False) -> RawResponse:
         """Read a response up to its body; interim responses (1xx) are skipped.

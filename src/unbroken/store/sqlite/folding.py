@@ -13,6 +13,7 @@ import apsw
 
 from unbroken.store.sqlite.overlay import Overlay, Pending
 from unbroken.store.sqlite.records import STREAM_COLUMNS, state_to_row
+from unbroken.store.sqlite.schema import rows
 
 __all__ = ["CHUNK_BYTES_MAX", "choose", "empty_trash", "fold", "trim_journal"]
 
@@ -28,13 +29,16 @@ INSERT INTO streams ({STREAM_COLUMNS}, applied) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 
 ON CONFLICT (number) DO UPDATE SET tail = excluded.tail, closed = excluded.closed, closed_by = excluded.closed_by,
     stream_seq = excluded.stream_seq, forks = excluded.forks, gone = excluded.gone, applied = excluded.applied
 """  # noqa: S608
+_TRAILING_CHUNKS = "SELECT start, time_ms, length(data) FROM chunks WHERE stream = ? ORDER BY start DESC LIMIT ?"
 _UPSERT_PRODUCER = """
 INSERT INTO producers (stream, id, epoch, seq) VALUES (?, ?, ?, ?)
 ON CONFLICT (stream, id) DO UPDATE SET epoch = excluded.epoch, seq = excluded.seq
 """
 
 
-def choose(overlay: Overlay, *, cost_bytes: int, streams: int, before_ms: int | None, but: Container[int]) -> list[Pending]:
+def choose(
+    overlay: Overlay, *, cost_bytes: int, streams: int, before_ms: int | None, but: Container[int]
+) -> list[Pending]:
     """Streams to fold next, oldest first.
 
     Args:
@@ -99,18 +103,13 @@ def _merge(db: apsw.Connection, pending: Pending, data: bytes) -> tuple[int, int
     """Take back trailing chunks that are no larger than what follows them."""
     start, time_ms, size_bytes = pending.base, pending.first_ms, len(data)
     merged = 0
-    for chunk_start, chunk_ms, chunk_bytes in db.execute(
-        "SELECT start, time_ms, length(data) FROM chunks WHERE stream = ? ORDER BY start DESC LIMIT ?",
-        (pending.number, _MERGE_CHUNKS_MAX),
-    ).fetchall():
+    for chunk_start, chunk_ms, chunk_bytes in rows(db, _TRAILING_CHUNKS, pending.number, _MERGE_CHUNKS_MAX):
         if chunk_bytes > size_bytes or chunk_bytes + size_bytes > CHUNK_BYTES_MAX:
             break
         start, time_ms, size_bytes, merged = chunk_start, chunk_ms, size_bytes + chunk_bytes, merged + 1
     if not merged:
         return start, time_ms, data
-    taken = db.execute(
-        "SELECT data FROM chunks WHERE stream = ? AND start >= ? ORDER BY start", (pending.number, start)
-    ).fetchall()
+    taken = rows(db, "SELECT data FROM chunks WHERE stream = ? AND start >= ? ORDER BY start", pending.number, start)
     db.execute("DELETE FROM chunks WHERE stream = ? AND start >= ?", (pending.number, start))
     return start, time_ms, b"".join((*(row[0] for row in taken), data))
 

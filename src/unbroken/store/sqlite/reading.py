@@ -17,6 +17,7 @@ from unbroken.protocol.producers import Producer
 from unbroken.protocol.stream import StreamState
 from unbroken.store.base import Due, Hold
 from unbroken.store.sqlite.records import STREAM_COLUMNS, state_from_row
+from unbroken.store.sqlite.schema import rows
 
 __all__ = ["Reader"]
 
@@ -79,20 +80,19 @@ class Reader:
 
     def journal(self) -> Sequence[tuple[int, bytes]]:
         """All journal rows, oldest first."""
-        return self._db.execute("SELECT id, records FROM journal ORDER BY id").fetchall()
+        return [(row[0], row[1]) for row in rows(self._db, "SELECT id, records FROM journal ORDER BY id")]
 
     def holds(self) -> list[Hold]:
         """Deleted forks that still hold their source, as far as folded."""
         query = "SELECT number, source_number, source_path FROM trash WHERE source_path IS NOT NULL"
-        return [Hold(*row) for row in self._db.execute(query).fetchall()]
+        return [Hold(*row) for row in rows(self._db, query)]
 
     def due(
         self, kind: Literal["ttl_s", "expires_at_ms"], after: tuple[int, int], until: int, limit: int
     ) -> Sequence[Due]:
         """See `unbroken.store.base.Store.due`."""
         key, number = after
-        rows = self._db.execute(_DUE.format(kind=kind), (until, key, key, number, limit)).fetchall()
-        return [Due(*row) for row in rows]
+        return [Due(*row) for row in rows(self._db, _DUE.format(kind=kind), until, key, key, number, limit)]
 
     async def read(self, number: int, start: int, end: int) -> bytes:
         """Folded bytes ``[start, end)`` of a stream; fewer if it was deleted meanwhile."""
@@ -103,10 +103,9 @@ class Reader:
         if db is None:
             db = self._local.db = self._connect()
             self._opened.append(db)
-        rows = db.execute(_CHUNKS, (number, start, end)).fetchall()
         parts: list[bytes] = []
         position = start
-        for chunk_start, data in rows:
+        for chunk_start, data in rows(db, _CHUNKS, number, start, end):
             if chunk_start > position:
                 break
             part = data if chunk_start == position and chunk_start + len(data) <= end else None

@@ -21,9 +21,9 @@ _origin = msgspec.json.Decoder(Origin)
 _stamp = msgspec.json.Decoder(ProducerStamp)
 
 STREAM_COLUMNS = (
-    "number, path, content_type, ttl_s, expires_at_ms, tail, closed, closed_by, stream_seq, lineage, origin, forks, gone"
+    "number, path, content_type, ttl_s, expires_at_ms, tail, closed, closed_by, stream_seq, lineage, origin, "
+    "forks, gone"
 )
-
 Row = tuple[int, str, str, int | None, int | None, int, int, str | None, str | None, str, str | None, int, int]
 
 

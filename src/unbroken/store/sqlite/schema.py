@@ -1,11 +1,11 @@
 """The database file: its tables, and how connections to it are opened.
 
-    meta       identity of the store; the greatest creation number used
-    journal    one row per commit: its records, packed (`records`)
-    streams    one row per stream: its state as of journal row ``applied``
-    chunks     the bytes of streams, contiguous, up to 256 KiB each
-    producers  the last (epoch, seq) per stream and producer
-    trash      deleted streams whose chunks are still to be deleted, or which still hold the source they forked from
+meta       identity of the store; the greatest creation number used
+journal    one row per commit: its records, packed (`records`)
+streams    one row per stream: its state as of journal row ``applied``
+chunks     the bytes of streams, contiguous, up to 256 KiB each
+producers  the last (epoch, seq) per stream and producer
+trash      deleted streams whose chunks are still to be deleted, or which still hold the source they forked from
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import fcntl
 import os
 import secrets
 from pathlib import Path
+from typing import Any
 
 import apsw
 
@@ -26,6 +27,7 @@ __all__ = [
     "DirectoryLock",
     "open_reader",
     "open_writer",
+    "rows",
 ]
 
 DATABASE_NAME = "unbroken.db"
@@ -145,7 +147,9 @@ def open_writer(directory: Path, *, vfs: str | None = None) -> apsw.Connection:
     db = apsw.Connection(str(file), vfs=vfs)
     db.set_busy_timeout(_BUSY_TIMEOUT_MS)
     if is_new:
-        db.execute(f"PRAGMA page_size = 4096; PRAGMA auto_vacuum = INCREMENTAL; PRAGMA application_id = {APPLICATION_ID}")
+        db.execute(
+            f"PRAGMA page_size = 4096; PRAGMA auto_vacuum = INCREMENTAL; PRAGMA application_id = {APPLICATION_ID}"
+        )
     _check_ours(db, file, is_new=is_new)
     db.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA cache_spill = OFF")
     db.execute(f"PRAGMA wal_autocheckpoint = 0; PRAGMA cache_size = -{_WRITER_CACHE_KIB}")
@@ -164,6 +168,11 @@ def open_reader(directory: Path, *, vfs: str | None = None) -> apsw.Connection:
     db.set_busy_timeout(_BUSY_TIMEOUT_MS)
     db.execute(f"PRAGMA cache_size = -{_READER_CACHE_KIB}")
     return db
+
+
+def rows(db: apsw.Connection, query: str, *values: Any) -> list[tuple[Any, ...]]:
+    """All rows of a query; its cursor is exhausted, so it pins nothing."""
+    return db.execute(query, values).fetchall()
 
 
 def _check_ours(db: apsw.Connection, file: Path, *, is_new: bool) -> None:

@@ -283,7 +283,9 @@ class SqliteStore:
                 self._trash = empty_trash(self._writer)
             return []
         cost_bytes = max(_FOLD_BYTES_PER_COMMIT, 2 * inflow_bytes)
-        return self._fold(choose(overlay, cost_bytes=cost_bytes, streams=_FOLD_STREAMS_PER_COMMIT, before_ms=None, but=but))
+        return self._fold(
+            choose(overlay, cost_bytes=cost_bytes, streams=_FOLD_STREAMS_PER_COMMIT, before_ms=None, but=but)
+        )
 
     def _fold(self, chosen: list[Pending]) -> list[Pending]:
         for pending in chosen:
