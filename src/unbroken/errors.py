@@ -12,7 +12,7 @@
      +- TooLarge (413)              +- BodyTooLarge, TooManyMessages
      +- Unavailable (503)           +- OutcomeUnknown, StoreReadOnly, Draining, Overloaded
      +- StorageFull (507)
-     +- StoreError                  the store cannot be opened or is damaged (never sent over HTTP)
+     +- StoreError (500)            the store cannot be opened, or bytes that must be there cannot be read
 
 Each class has a stable ``code``, an HTTP ``status`` and, on the instance, the facts a caller needs for the next move.
 The rules in ``unbroken.protocol`` return these as values; the engine raises them. ``headers()`` is what goes over the

@@ -140,7 +140,7 @@ def _decode(body: bytes) -> list[msgspec.Raw] | list[bytes]:
     return messages
 
 
-def _messages(text: bytes) -> list[msgspec.Raw]:
+def _messages(text: bytes | bytearray) -> list[msgspec.Raw]:
     return _array_decoder.decode(text) if text.startswith(b"[") else [_value_decoder.decode(text)]
 
 
@@ -152,10 +152,14 @@ def _decode_leniently(body: bytes) -> list[bytes]:
     """The messages of a body with lone surrogate escapes.
 
     They are JSON (RFC 8259 section 8.2), and JavaScript sends them when it cuts an emoji in two, but msgspec refuses
-    them. So it is shown a text of the same length with other characters in their place. Escaped backslashes go first:
+    them. So it is shown a text of the same length with other escapes in their place. Escaped backslashes go first:
     what then looks like an escape is one.
     """
-    shown = _messages(_SURROGATE.sub(b"______", body.replace(rb"\\", b"__")))
+    text = body.replace(rb"\\", b"__")
+    harmless = bytearray(text)
+    for match in _SURROGATE.finditer(text):
+        harmless[match.start() + 2 : match.end()] = b"0000"
+    shown = _messages(harmless)
     if not body.startswith(b"["):
         return [body]
     messages: list[bytes] = []

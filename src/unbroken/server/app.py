@@ -28,7 +28,7 @@ from unbroken.protocol.lifetime import format_expires_at
 from unbroken.protocol.paths import decode_target, parse_path
 from unbroken.server.bodies import BodyReader
 from unbroken.server.cors import CorsPolicy
-from unbroken.server.http import Headers, Request, Response
+from unbroken.server.http import ClientGone, Headers, Request, Response
 from unbroken.server.problems import problem
 from unbroken.server.reads import Reads
 from unbroken.server.settings import Settings
@@ -66,6 +66,12 @@ class App:
             if error.status >= 500:
                 _log.warning("%s %s: %s (%s)", request.method, request.target.decode("latin-1"), error, error.code)
             response = problem(error)
+        except ClientGone:
+            raise
+        except Exception:
+            # A fault of ours. It is told in the form of every other error, and the log says where to look.
+            _log.exception("%s %s failed", request.method, request.target.decode("latin-1"))
+            response = problem(UnbrokenError())
         response.headers.extend(self._cors.headers(request.fields))
         return response
 
