@@ -71,17 +71,22 @@ class Engine:
         self.page_bytes = page_bytes
         self.waiters = Waiters()
         self.draining = False
-        self._expiry = Expiry(store, self.clock)
-        self._committer = Committer(store, self.clock, self._expiry, self._publish)
         self._sweeper: asyncio.Task[None] | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self.draining = False
+        self._expiry = Expiry(self.store, self.clock)
+        self._committer = Committer(self.store, self.clock, self._expiry, self._publish)
 
     async def start(self) -> None:
-        """Open the store and begin to serve.
+        """Open the store and begin to serve. A stopped engine can be started again.
 
         Raises:
             StoreError: the store cannot be opened.
         """
         await self.store.open()
+        self._begin()
         self._committer.start()
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep(), name="unbroken-sweeper")
 
@@ -120,7 +125,10 @@ class Engine:
         Raises:
             Unavailable: the server could not decide it; with `OutcomeUnknown` it may or may not have happened.
         """
-        return await self._committer.submit(command)
+        outcome = await self._committer.submit(command)
+        if isinstance(outcome, Appended) and outcome.duplicate and (state := self.lookup(command.path).state):
+            self._expiry.renew(state)  # nothing was written, but a writer was here
+        return outcome
 
     async def create(
         self,

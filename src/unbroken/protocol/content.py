@@ -140,11 +140,10 @@ def _decode(body: bytes) -> list[msgspec.Raw] | list[bytes]:
     return messages
 
 
-def _messages(text: bytes | bytearray) -> list[msgspec.Raw]:
+def _messages(text: bytes) -> list[msgspec.Raw]:
     return _array_decoder.decode(text) if text.startswith(b"[") else [_value_decoder.decode(text)]
 
 
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _GAP = re.compile(rb"[ \t\n\r,]*")
 
 
@@ -155,11 +154,7 @@ def _decode_leniently(body: bytes) -> list[bytes]:
     them. So it is shown a text of the same length with other escapes in their place. Escaped backslashes go first:
     what then looks like an escape is one.
     """
-    text = body.replace(rb"\\", b"__")
-    harmless = bytearray(text)
-    for match in _SURROGATE.finditer(text):
-        harmless[match.start() + 2 : match.end()] = b"0000"
-    shown = _messages(harmless)
+    shown = _messages(body.replace(rb"\\", b"__").replace(rb"\ud", rb"\u0").replace(rb"\uD", rb"\u0"))
     if not body.startswith(b"["):
         return [body]
     messages: list[bytes] = []

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from unbroken.engine.engine import Engine
-from unbroken.errors import Unavailable
+from unbroken.errors import StoreError, Unavailable
 from unbroken.server.app import App
 from unbroken.server.http import ClientGone, Request, Response
 from unbroken.server.problems import problem
@@ -58,8 +58,16 @@ class AsgiApp:
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:
-        """Start the engine, and stop it in the end; usable as the lifespan of FastAPI and Starlette."""
-        await self.engine.start()
+        """Start the engine, and stop it in the end; usable as the lifespan of FastAPI and Starlette.
+
+        Raises:
+            StoreError: the store cannot be opened. The reason is logged too: servers bury it in a traceback.
+        """
+        try:
+            await self.engine.start()
+        except StoreError as error:
+            _log.error("%s", error)
+            raise
         self._started = True
         restore = self._chain_signals() if self._watch_signals else None
         try:
@@ -80,11 +88,10 @@ class AsgiApp:
 
     async def _lifespan_protocol(self, receive: Receive, send: Send) -> None:
         await receive()
+        lifespan = self.lifespan()
         try:
-            lifespan = self.lifespan()
             await lifespan.__aenter__()
-        except Exception as error:
-            _log.error("%s", error)
+        except StoreError as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
         await send({"type": "lifespan.startup.complete"})

@@ -51,16 +51,12 @@ def run(settings: Settings) -> int:
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
             runner.run(_serve(settings))
-        except StoreError as error:
-            return _refuse(str(error))
+        except StoreError:
+            return 1  # the app has said why
         except OSError as error:
-            return _refuse(f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error}")
+            _log.error("cannot listen on %s port %d: %s", settings.host, settings.port, error.strerror or error)
+            return 1
     return 0
-
-
-def _refuse(reason: str) -> int:
-    sys.stderr.write(f"unbroken: {reason}\n")
-    return 1
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -69,6 +69,9 @@ class SqliteStore:
         self._vfs = vfs
         self._overlay_bytes_max = overlay_bytes_max
         self._lock = DirectoryLock(self.directory)
+        self._forget()
+
+    def _forget(self) -> None:
         self._failure: UnbrokenError | None = None
         self._overlay = Overlay()
         self._states: dict[str, StreamState] = {}
@@ -85,6 +88,7 @@ class SqliteStore:
 
     async def open(self) -> None:
         self._lock.acquire()
+        self._forget()
         try:
             self._writer = open_writer(self.directory, vfs=self._vfs)
             self._writer.set_wal_hook(self._on_commit)

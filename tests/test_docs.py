@@ -1,0 +1,119 @@
+"""The docs say what is: references are complete, and every snippet of the README runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import inspect
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unbroken import errors
+from unbroken.server.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def snippets(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_every_error_code_is_documented() -> None:
+    text = (ROOT / "docs" / "errors.md").read_text()
+    listed = set(re.findall(r"\| (\d+) \| `([a-z-]+)` \|", text))
+    raised = {
+        (str(error.status), error.code)
+        for error in vars(errors).values()
+        if inspect.isclass(error) and issubclass(error, errors.UnbrokenError) and not error.__subclasses__()
+    }
+    assert raised <= listed
+    every = {(str(e.status), e.code) for e in vars(errors).values() if inspect.isclass(e) and hasattr(e, "code")}
+    assert listed <= every
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    for setting in dataclasses.fields(Settings):
+        flag, variable = f"--{setting.name.replace('_', '-')}", f"UNBROKEN_{setting.name.upper()}"
+        row = next((line for line in text.splitlines() if line.startswith(f"| `{flag}`")), "")
+        assert f"`{variable}`" in row, flag
+        assert f"`{setting.name}`" in row, flag
+        if isinstance(setting.default, str):
+            assert f"`{setting.default}`" in row, flag
+
+
+@contextlib.contextmanager
+def served(directory: Path) -> Iterator[str]:
+    """The real server on a free port; yields its URL."""
+    command = [sys.executable, "-m", "unbroken", "serve", "--port", "0", "--data-dir", str(directory)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            greeting = process.stdout.readline()
+            match = re.search(r"listening on (http://\S+)", greeting)
+            assert match, greeting
+            yield match[1]
+        finally:
+            process.terminate()
+            process.communicate(timeout=20)
+
+
+def run_curl(script: str, url: str) -> str:
+    script = script.replace("http://127.0.0.1:9999", url).replace("curl -N", "curl --max-time 2 -sN")
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    return done.stdout
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_five_minutes_of_the_readme(tmp_path: Path) -> None:
+    first, follow, messages, producer, rest = (text for text in snippets("sh") if "curl" in text)
+    with served(tmp_path / "data") as url:
+        created = run_curl(first, url)
+        assert "201 Created" in created
+        assert created.count("204 No Content") == 2
+        assert created.endswith("hello world")
+        followed = run_curl(follow, url)
+        assert "event: data\ndata:hello world\nid:" in followed
+        assert '"upToDate":true' in followed
+        assert run_curl(messages, url) == '[{"n":1},{"n":2}]'
+        assert "200 OK" in run_curl(producer, url)
+        assert "204 No Content" in run_curl(producer, url)
+        last = run_curl(rest, url)
+        assert "201 Created" in last
+        assert last.count("204 No Content") == 2
+        assert "stream-closed: true" in last
+
+
+def test_the_python_of_the_readme(tmp_path: Path) -> None:
+    mounting, in_process = snippets("python")
+    names: dict[str, Any] = {}
+    before = Path.cwd()
+    os.chdir(tmp_path)
+    try:
+        exec(mounting, names)  # noqa: S102
+        code = "async def snippet(streams):\n    pages = []\n" + "".join(
+            f"    {line}\n" for line in in_process.replace("print(page.body", "pages.append((page.body").splitlines()
+        )
+        code = code.replace("page.next_offset)", "page.next_offset)); break") + "    return pages\n"
+        exec(code, names)  # noqa: S102
+        pages = asyncio.run(run_in_lifespan(names))
+    finally:
+        os.chdir(before)
+    assert [body for body, _ in pages] == [b"Once upon a time"]
+
+
+async def run_in_lifespan(names: dict[str, Any]) -> list[tuple[bytes, object]]:
+    streams = names["streams"]
+    async with streams.lifespan():
+        found: list[tuple[bytes, object]] = await names["snippet"](streams)
+        return found
