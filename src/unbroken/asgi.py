@@ -7,45 +7,11 @@ or mounted below a prefix of another application; see `create_app`.
 
 from __future__ import annotations
 
-from typing import Any
-
-from unbroken.engine.engine import Engine
 from unbroken.server.asgi import AsgiApp
-from unbroken.server.settings import Settings, load_settings
-from unbroken.store.memory import MemoryStore
-from unbroken.store.sqlite import SqliteStore
+from unbroken.server.factory import create_app, create_engine
+from unbroken.server.settings import Settings, SettingsError
 
-__all__ = ["create_app", "create_engine"]
-
-
-def create_engine(settings: Settings) -> Engine:
-    """An engine on the store that the settings name; not started yet."""
-    store = MemoryStore() if settings.store == "memory" else SqliteStore(settings.data_dir)
-    return Engine(store, page_bytes=settings.page_size)
-
-
-def create_app(settings: Settings | None = None, *, watch_signals: bool = True, **overrides: Any) -> AsgiApp:
-    """Make the ASGI app.
-
-        streams = create_app(data_dir="streams")
-        app = FastAPI(lifespan=streams.lifespan)
-        app.mount("/streams", streams)
-
-    One process owns a data directory: run it with one worker.
-
-    Args:
-        settings: how to behave; by default from the environment.
-        watch_signals: end live reads as soon as the process is asked to stop.
-        overrides: single settings by name, such as ``page_size="256KiB"``; see `Settings`.
-
-    Raises:
-        SettingsError: an unknown setting or a bad value.
-    """
-    if settings is None:
-        settings = load_settings(overrides)
-    elif overrides:
-        raise TypeError("give either settings or single overrides")
-    return AsgiApp(create_engine(settings), settings, watch_signals=watch_signals)
+__all__ = ["AsgiApp", "Settings", "SettingsError", "create_app", "create_engine"]
 
 
 def __getattr__(name: str) -> AsgiApp:

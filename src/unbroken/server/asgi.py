@@ -23,7 +23,7 @@ from unbroken.server.http import ClientGone, Request, Response
 from unbroken.server.problems import problem
 from unbroken.server.settings import Settings
 
-__all__ = ["AsgiApp", "Receive", "Scope", "Send"]
+__all__ = ["AsgiApp", "AsgiRequest", "Receive", "Scope", "Send"]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

@@ -7,7 +7,7 @@ import asyncio
 from unbroken.errors import BodyTooLarge, Overloaded, RequestTimeout
 from unbroken.server.http import Request
 
-__all__ = ["IDLE_TIMEOUT_S", "BodyReader"]
+__all__ = ["IDLE_TIMEOUT_S", "Body", "BodyReader"]
 
 IDLE_TIMEOUT_S = 30.0
 _IN_FLIGHT_BYTES_MIN = 256 * 1024 * 1024

@@ -15,7 +15,7 @@ from unbroken.errors import OriginNotAllowed
 from unbroken.protocol.headers import ALLOWED_METHODS, REQUEST_HEADERS, RESPONSE_HEADERS, Fields
 from unbroken.server.http import Headers, Response
 
-__all__ = ["CorsPolicy"]
+__all__ = ["CorsPolicy", "is_loopback"]
 
 _SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 _ALWAYS: Headers = [

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 
 import uvicorn
 
-from unbroken.asgi import create_app
 from unbroken.errors import StoreError
 from unbroken.server.asgi import AsgiApp
+from unbroken.server.factory import create_app
 from unbroken.server.logs import configure_logging
 from unbroken.server.settings import Settings
 

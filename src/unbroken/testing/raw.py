@@ -132,20 +132,31 @@ class RawConnection:
             TimeoutError: it did not come in time.
             EOFError: the connection ended first.
         """
-        while True:
-            version, _, rest = (await self._line()).partition(b" ")
-            if not version.startswith(b"HTTP/1."):
-                raise ValueError(f"not a status line: {version!r}")
-            status = int(rest[:3])
-            fields: list[tuple[str, str]] = []
-            while line := await self._line():
-                name, _, value = line.decode("latin-1").partition(":")
-                fields.append((name.lower(), value.strip(" \t")))
-            if status >= 200:
-                break
-        response = RawResponse(status, tuple(fields))
-        self._expect_body(response, none=head or status in (204, 304))
+        while (response := await self._status_and_fields()).status < 200:
+            pass
+        self._expect_body(response, none=head or response.status in (204, 304))
         return response
+
+    async def read_interim(self) -> RawResponse:
+        """Read an interim response, such as the 100 with which a server says that it waits for the body.
+
+        Raises:
+            ValueError: a final response came instead.
+        """
+        response = await self._status_and_fields()
+        if response.status >= 200:
+            raise ValueError(f"not an interim response: {response.status}")
+        return response
+
+    async def _status_and_fields(self) -> RawResponse:
+        version, _, rest = (await self._line()).partition(b" ")
+        if not version.startswith(b"HTTP/1."):
+            raise ValueError(f"not a status line: {version!r}")
+        fields: list[tuple[str, str]] = []
+        while line := await self._line():
+            name, _, value = line.decode("latin-1").partition(":")
+            fields.append((name.lower(), value.strip(" \t")))
+        return RawResponse(int(rest[:3]), tuple(fields))
 
     def _expect_body(self, response: RawResponse, *, none: bool) -> None:
         length = response.get("content-length")
