@@ -227,13 +227,18 @@ def json_array(framed: bytes) -> bytes:
     return b"[" + framed[:-1].replace(SEPARATOR, b",") + b"]"
 
 
+# How characters begin that are cut after their first, second or third byte (Unicode, table 3-7).
+_BEGUN = re.compile(
+    rb"(?:[\xc2-\xdf]"
+    rb"|\xe0[\xa0-\xbf]?|[\xe1-\xec\xee\xef][\x80-\xbf]?|\xed[\x80-\x9f]?"
+    rb"|\xf0(?:[\x90-\xbf][\x80-\xbf]?)?|[\xf1-\xf3][\x80-\xbf]{0,2}|\xf4(?:[\x80-\x8f][\x80-\xbf]?)?)\Z"
+)
+
+
 def whole_characters(data: bytes) -> int:
     """How many leading bytes of UTF-8 text can be shown now: at most 3 trailing ones of a cut character are left out.
 
     Bytes that can never become a character are not waited for.
     """
-    for back in range(1, min(4, len(data) + 1)):
-        if data[-back] & 0xC0 != 0x80:
-            _, shown = codecs.utf_8_decode(data[-back:], "replace", False)
-            return len(data) - back + shown
-    return len(data)
+    begun = _BEGUN.search(data, max(0, len(data) - 3))
+    return begun.start() if begun else len(data)

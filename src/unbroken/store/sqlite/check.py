@@ -35,6 +35,10 @@ __all__ = ["check"]
 
 _COMPLAINTS_MAX = 100
 
+_BYTE_BEFORE = """
+SELECT substr(data, ?2 - start, 1) FROM chunks WHERE stream = ?1 AND start < ?2 ORDER BY start DESC LIMIT 1
+"""
+
 
 def check(directory: Path | str) -> list[str]:
     """Check the database of a store that nobody has open. Changes nothing.
@@ -178,11 +182,7 @@ class _Database:
 
     def _separator_before(self, number: int, position: int) -> bool:
         """Whether the byte before a position, if the tables have it, ends a message."""
-        row = self._one(
-            "SELECT substr(data, ?2 - start, 1) FROM chunks WHERE stream = ?1 AND start < ?2 ORDER BY start DESC LIMIT 1",
-            number,
-            position,
-        )
+        row = self._one(_BYTE_BEFORE, number, position)
         return row is None or row[0] in (SEPARATOR, b"")
 
     def _producers(self) -> Iterator[str]:

@@ -1,0 +1,107 @@
+"""Who is measured."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import apsw
+
+from benchmarks.processes import Process, running
+
+__all__ = [
+    "FLOOR",
+    "GENERATOR",
+    "MEMORY",
+    "NODE_FILES",
+    "NODE_MEMORY",
+    "SQLITE",
+    "Contender",
+    "commits",
+    "install_node",
+]
+
+_HERE = Path(__file__).parent
+_NPM_TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A server.
+
+    Args:
+        name: as it is shown.
+        command: how it is started, but for where its data is.
+        data_flags: what tells it where its data is, ``{}`` being the directory; none if it keeps nothing on disk.
+        stores: whether it keeps anything at all.
+    """
+
+    name: str
+    command: Sequence[str]
+    data_flags: Sequence[str] = ()
+    stores: bool = True
+
+    @property
+    def durable(self) -> bool:
+        """Whether it acknowledges only what is on disk."""
+        return bool(self.data_flags)
+
+    def start(self, directory: Path) -> AbstractContextManager[Process]:
+        """Run it, its data below this directory, until the block is left."""
+        data = directory / "data"
+        return running([*self.command, *(flag.format(data) for flag in self.data_flags)], _HERE.parent)
+
+
+def _unbroken(store: str) -> list[str]:
+    return [sys.executable, "-m", "unbroken", "serve", "--port", "0", "--log-level", "warning", "--store", store]
+
+
+def _floor(kind: str) -> list[str]:
+    return [sys.executable, "-m", "benchmarks.floor", kind]
+
+
+_NODE = ["node", str(_HERE / "reference.mjs")]
+
+GENERATOR = Contender("same bytes to every packet", _floor("socket"), stores=False)
+FLOOR = Contender("handler that does nothing", _floor("asgi"), stores=False)
+MEMORY = Contender("Unbroken, memory", _unbroken("memory"))
+SQLITE = Contender("Unbroken, sqlite", _unbroken("sqlite"), ("--data-dir", "{}"))
+NODE_MEMORY = Contender("Node reference, memory", _NODE)
+NODE_FILES = Contender("Node reference, file store", _NODE, ("{}",))
+
+
+def commits(directory: Path, after: int = 0) -> list[int]:
+    """Sizes in bytes of the commits that an Unbroken server on sqlite made, those up to a number left out.
+
+    Its journal has a row for each; rows go when the server has been idle for some seconds. The server may be running.
+    """
+    database = directory / "data" / "unbroken.db"
+    connection = apsw.Connection(str(database), flags=apsw.SQLITE_OPEN_READONLY)
+    try:
+        query = "SELECT length(records) FROM journal WHERE id > ? ORDER BY id"
+        return [int(str(size)) for (size,) in connection.execute(query, (after,)).fetchall()]
+    finally:
+        connection.close()
+
+
+def install_node() -> str:
+    """Install the reference server beside this file, if it is not there.
+
+    Returns:
+        Why it cannot be measured; empty if it can.
+    """
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        return "Node.js with npm is not there"
+    if not (_HERE / "node_modules" / "@durable-streams" / "server" / "package.json").is_file():
+        command = [npm, "install", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+        try:
+            subprocess.run(command, cwd=_HERE, check=True, capture_output=True, timeout=_NPM_TIMEOUT_S)
+        except (subprocess.SubprocessError, OSError) as error:
+            return f"npm could not install it: {error}"
+    return ""

@@ -1,0 +1,72 @@
+"""Tables of what was measured."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+
+from benchmarks.scenarios import Figures, Scenario
+
+__all__ = ["Rounds", "medians", "ratio", "table"]
+
+Rounds = Sequence[Mapping[str, Figures]]
+"""Of one scenario: figures by name, for each round."""
+
+_COLUMNS: Sequence[tuple[str, str, str]] = (
+    ("p50 ms", "p50_ms", ".2f"),
+    ("p99 ms", "p99_ms", ".2f"),
+    ("server CPU µs", "cpu_us", ".1f"),
+    ("commits", "commits", ".3f"),
+    ("fsyncs", "fsyncs", ".3f"),
+    ("written B/B", "written", ".2f"),
+    ("generator", "load_cpu", ".0%"),
+    ("others", "others", ".0%"),
+)
+
+
+def medians(rounds: Rounds) -> dict[str, Figures]:
+    """For each name the median of each figure."""
+    names = dict.fromkeys(name for figures in rounds for name in figures)
+    return {name: _median([figures[name] for figures in rounds if name in figures]) for name in names}
+
+
+def _median(runs: Sequence[Figures]) -> Figures:
+    found: dict[str, float] = {}
+    for name in Figures.__struct_fields__:
+        values = [value for run in runs if (value := getattr(run, name)) is not None]
+        if values:
+            found[name] = statistics.median(values)
+    return Figures(**found)
+
+
+def ratio(rounds: Rounds, name: str, base: str) -> float | None:
+    """The median over the rounds of one's rate divided by another's in the same round."""
+    pairs = [(figures[name].rate, figures[base].rate) for figures in rounds if name in figures and base in figures]
+    return statistics.median(mine / other for mine, other in pairs) if pairs else None
+
+
+def table(scenario: Scenario, rounds: Rounds) -> str:
+    """A table in Markdown: medians, and ratios to the scenario's first contender."""
+    rows = medians(rounds)
+    base = scenario.contenders[0].name
+    columns = [column for column in _COLUMNS if any(getattr(row, column[1]) is not None for row in rows.values())]
+    lines = [["", scenario.unit, "ratio", *(title for title, _, _ in columns)]]
+    for name, row in rows.items():
+        cells = [_cell(getattr(row, key), shape) for _, key, shape in columns]
+        lines.append([name, f"{row.rate:,.0f}", _cell(ratio(rounds, name, base), ".2f"), *cells])
+    return _markdown(lines)
+
+
+def _cell(value: float | None, shape: str) -> str:
+    return "" if value is None else format(value, shape)
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    align: Sequence[Callable[[str, int], str]] = [str.ljust, *[str.rjust] * (len(widths) - 1)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    shown = [lines[0], rule, *lines[1:]]
+    return "\n".join(
+        "| " + " | ".join(fit(cell, width) for fit, cell, width in zip(align, line, widths, strict=True)) + " |"
+        for line in shown
+    )

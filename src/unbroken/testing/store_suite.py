@@ -1,0 +1,602 @@
+"""The contract of a store, as tests: subclass `StoreSuite` for each implementation of `unbroken.store.base.Store`.
+
+    class TestMyStore(StoreSuite):
+        durable = True
+
+        def make(self, directory):
+            return MyStore(directory)
+
+Each test runs several times, with something happening to the store between its steps: nothing, housekeeping, an orderly
+restart, a crash. Tests are coroutines: run them with pytest-asyncio, anyio, or a hook of your own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar, Self
+
+import pytest
+
+from unbroken.errors import SourceGone, StreamExists, StreamNotFound, UnbrokenError
+from unbroken.protocol.commands import Append, Command, Create, Delete, ForkRequest, Outcome, Release
+from unbroken.protocol.content import DEFAULT_CONTENT_TYPE, EMPTY, Content, frame_json
+from unbroken.protocol.lifetime import Instant, Lifetime
+from unbroken.protocol.producers import Producer, ProducerStamp
+from unbroken.protocol.stream import Reference, Situation, StreamState, decide, view
+from unbroken.store.base import Due, Hold, Store, Transaction
+
+__all__ = [
+    "NOW",
+    "Bench",
+    "StoreSuite",
+    "append",
+    "create",
+    "execute",
+    "fork",
+    "read_own",
+    "read_stream",
+    "settle",
+    "write",
+]
+
+# Long ago, so that housekeeping finds everything due.
+NOW = Instant(wall_ms=1_000_000, monotonic_ms=1_000_000)
+
+_JSON = "application/json"
+
+
+# --- commands, briefly -----------------------------------------------------------------------------------------------
+
+
+def create(
+    path: str, data: bytes = b"", *, json: bool = False, lifetime: Lifetime | None = None, closed: bool = False
+) -> Create:
+    """A creation; ``data`` is raw JSON for a stream of messages."""
+    content_type = _JSON if json else DEFAULT_CONTENT_TYPE
+    return Create(path, content_type, lifetime, closed, _content(data, json=json))
+
+
+def fork(path: str, source: StreamState | str, point: int | None = None, data: bytes = b"") -> Create:
+    """A fork: of whatever is at a path, at its tail, or of a known state at a byte position."""
+    if isinstance(source, str):
+        return Create(path, content=Content(data), fork=ForkRequest(source))
+    content = Content(data, json=source.json) if data else EMPTY
+    anchor = source.tail if point is None else point
+    return Create(path, content=content, fork=ForkRequest(source.path, anchor, 0, source.number, anchor))
+
+
+def append(
+    path: str,
+    data: bytes = b"",
+    *,
+    json: bool = False,
+    close: bool = False,
+    producer: ProducerStamp | None = None,
+    stream_seq: str | None = None,
+) -> Append:
+    """An append; ``data`` is raw JSON for a stream of messages."""
+    content_type = _JSON if json else DEFAULT_CONTENT_TYPE
+    return Append(path, content_type, _content(data, json=json), close, stream_seq, producer)
+
+
+def _content(data: bytes, *, json: bool) -> Content:
+    return Content(frame_json(data), json=True) if json and data else Content(data)
+
+
+# --- driving a store -------------------------------------------------------------------------------------------------
+
+
+async def execute(store: Store, *commands: Command, now: Instant = NOW, renewed_ms: int | None = None) -> list[Outcome]:
+    """Carry out commands by the rules, in one transaction. Sliding lifetimes were renewed just now by default."""
+    renewed_ms = now.monotonic_ms if renewed_ms is None else renewed_ms
+    paths = {command.path for command in commands}
+    paths |= {request.source_path for command in commands if (request := _fork_of(command)) is not None}
+    async with store.transaction(sorted(paths)) as transaction:
+        return [write(transaction, command, now, renewed_ms) for command in commands]
+
+
+def write(
+    transaction: Transaction, command: Command, now: Instant = NOW, renewed_ms: int = NOW.monotonic_ms
+) -> Outcome:
+    """Decide one command inside a transaction and write what follows."""
+    target = view(transaction.state(command.path), now, renewed_ms)
+    situation = Situation(now, target, next_number=transaction.next_number())
+    request = _fork_of(command)
+    if request is not None:
+        situation = situation._replace(source=view(transaction.state(request.source_path), now, renewed_ms))
+    if isinstance(command, Append) and command.producer is not None and target.state is not None:
+        situation = situation._replace(producer=transaction.producer(target.state.number, command.producer.id))
+    if isinstance(command, Release):
+        situation = situation._replace(held=transaction.is_held(command.fork))
+    outcome, records = decide(command, situation)
+    for record in records:
+        to_source = request is not None and isinstance(record, Reference)
+        transaction.write(request.source_path if request is not None and to_source else command.path, record)
+    return outcome
+
+
+def _fork_of(command: Command) -> ForkRequest | None:
+    return command.fork if isinstance(command, Create) else None
+
+
+async def read_stream(store: Store, state: StreamState) -> bytes:
+    """All bytes of a stream, those it inherited included."""
+    parts: list[bytes] = []
+    start = 0
+    for number, end in (*state.lineage, (state.number, state.tail)):
+        parts.append(await read_own(store, number, start, end))
+        start = end
+    return b"".join(parts)
+
+
+async def read_own(store: Store, number: int, start: int, end: int) -> bytes:
+    """A stream's own bytes, as the engine reads them; both ways where both give an answer."""
+    if start == end:
+        return b""
+    cached = store.read_cached(number, start, end)
+    data = await store.read(number, start, end)
+    assert cached is None or cached == data
+    return data
+
+
+async def settle(store: Store) -> None:
+    """Housekeeping until there is nothing left to do."""
+    for _ in range(100_000):
+        if not await store.maintain():
+            return
+    raise AssertionError("housekeeping does not come to an end")
+
+
+class Bench:
+    """Where a test has its store: an async context manager that keeps one open.
+
+    Args:
+        suite: makes and checks the store.
+        directory: the store's own is made below it.
+        disturbance: what `pause` does.
+    """
+
+    store: Store
+
+    def __init__(self, suite: _Hooks, directory: Path, disturbance: str) -> None:
+        self.suite = suite
+        self.disturbance = disturbance
+        self.directory = directory / "0"
+        self._root = directory
+        self._lives = 0
+        self._left: list[Store] = []
+        self._paths: set[str] = set()
+
+    async def __aenter__(self) -> Self:
+        await self._open()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                await self._outlive()
+        finally:
+            for store in (*self._left, self.store):
+                await store.close()
+
+    async def _outlive(self) -> None:
+        """However a test ends, a crash then changes nothing."""
+        before = await self.look(*self._paths), set(self.store.holds(1000))
+        await self.crash()
+        assert (await self.look(*self._paths), set(self.store.holds(1000))) == before
+
+    async def _open(self) -> None:
+        self.store = self.suite.make(self.directory)
+        await self.store.open()
+
+    async def pause(self) -> None:
+        """Something happens between two steps of a test."""
+        if self.disturbance == "housekeeping":
+            await settle(self.store)
+        elif self.disturbance == "restart":
+            await self.reopen()
+        elif self.disturbance == "crash":
+            await self.crash()
+
+    async def reopen(self) -> None:
+        """An orderly restart, if the store is durable."""
+        if self.suite.durable:
+            await self.store.close()
+            await self._open()
+
+    async def crash(self) -> None:
+        """Go on with what the files would hold if the process were killed now, if the store is durable."""
+        if self.suite.durable:
+            self._left.append(self.store)
+            self._lives += 1
+            before, self.directory = self.directory, self._root / str(self._lives)
+            self.suite.copy(before, self.directory)
+            await self._open()
+
+    async def execute(self, *commands: Command) -> list[Outcome]:
+        """Carry out commands in one transaction, then `pause`."""
+        self._paths.update(command.path for command in commands)
+        outcomes = await execute(self.store, *commands)
+        await self.pause()
+        return outcomes
+
+    async def done(self, *commands: Command) -> None:
+        """Carry out commands that must not be refused, then `pause`."""
+        refused = [outcome for outcome in await self.execute(*commands) if isinstance(outcome, UnbrokenError)]
+        assert not refused
+
+    def state(self, path: str) -> StreamState:
+        """The stream at a path, which must be there."""
+        state = self.store.state(path)
+        assert state is not None, path
+        return state
+
+    async def data(self, path: str) -> bytes:
+        """All bytes of the stream at a path."""
+        return await read_stream(self.store, self.state(path))
+
+    async def look(self, *paths: str) -> dict[str, tuple[StreamState, bytes] | None]:
+        """Everything at these paths."""
+        return {path: (self.state(path), await self.data(path)) if self.store.state(path) else None for path in paths}
+
+    async def producer(self, path: str, producer_id: str) -> Producer | None:
+        """What is known of a producer."""
+        async with self.store.transaction([path]) as transaction:
+            return transaction.producer(self.state(path).number, producer_id)
+
+    def check(self) -> None:
+        """Check what the stores left behind."""
+        for life in range(self._lives + 1):
+            self.suite.check(self._root / str(life))
+
+
+class _Hooks:
+    """What a subclass says about its store."""
+
+    durable: ClassVar[bool]
+    large_bytes: ClassVar[int] = 300 * 1024
+
+    def make(self, directory: Path) -> Store:
+        raise NotImplementedError
+
+    def copy(self, directory: Path, target: Path) -> None:
+        shutil.copytree(directory, target)
+
+    def check(self, directory: Path) -> None:
+        pass
+
+    @pytest.fixture(params=["nothing", "housekeeping", "restart", "crash"])
+    def bench(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+        """A bench, and a check of its stores after the test."""
+        bench = Bench(self, tmp_path, request.param)
+        yield bench
+        bench.check()
+
+
+class _Tests(_Hooks):
+    # --- transactions ------------------------------------------------------------------------------------------------
+
+    async def test_nothing_is_visible_before_the_block_is_left(self, bench: Bench) -> None:
+        async with bench:
+            await bench.done(create("/old", b"one"))
+            old = bench.state("/old")
+            async with bench.store.transaction(["/old", "/new"]) as transaction:
+                for command in (create("/new", b"new"), append("/old", b"two", close=True)):
+                    write(transaction, command)
+                await asyncio.sleep(0)
+                assert bench.store.state("/new") is None
+                assert bench.state("/old") == old
+                assert await bench.data("/old") == b"one"
+                assert not await bench.store.read(old.number, old.tail, old.tail + 3)
+            assert bench.state("/old").closed
+            assert await bench.data("/old") == b"onetwo"
+            assert await bench.data("/new") == b"new"
+
+    async def test_a_transaction_sees_its_own_changes(self, bench: Bench) -> None:
+        async with bench:
+            await bench.done(create("/a"))
+            stamp = ProducerStamp("p", 0, 0)
+            async with bench.store.transaction(["/a", "/b"]) as transaction:
+                number = transaction.next_number()
+                write(transaction, append("/a", b"1", producer=stamp))
+                assert transaction.producer(bench.state("/a").number, "p") == Producer(0, 0)
+                write(transaction, create("/b"))
+                assert transaction.next_number() == number + 1
+                write(transaction, Delete("/a"))
+                assert transaction.state("/a") is None
+                assert transaction.state("/b") is not None
+
+    async def test_nothing_remains_of_a_block_that_raises(self, bench: Bench) -> None:
+        async with bench:
+            await bench.done(create("/a", b"one"))
+            before = await bench.look("/a", "/b")
+            with contextlib.suppress(ZeroDivisionError):
+                async with bench.store.transaction(["/a", "/b"]) as transaction:
+                    write(transaction, append("/a", b"two", producer=ProducerStamp("p", 0, 0)))
+                    write(transaction, create("/b", b"x" * self.large_bytes))
+                    raise ZeroDivisionError
+            await bench.pause()
+            assert await bench.look("/a", "/b") == before
+            assert await bench.producer("/a", "p") is None
+            async with bench.store.transaction(["/a"]):
+                pass  # nor of an empty one
+            await bench.done(append("/a", b"2"), create("/b", b"b"))
+            assert await bench.data("/a") == b"one2"
+            assert await bench.data("/b") == b"b"
+
+    # --- states ------------------------------------------------------------------------------------------------------
+
+    async def test_every_part_of_a_state_is_kept(self, bench: Bench) -> None:
+        """One stream for each part, with its extremes."""
+        async with bench:
+            stamp = ProducerStamp('p "\u00e9\\', 2**53 - 1, 0)
+            await bench.done(
+                create("/ttl", lifetime=Lifetime(ttl_s=2**63 - 1)),
+                create("/expiry", lifetime=Lifetime(expires_at_ms=253_402_300_799_999)),
+                create("/born-closed", b"x", closed=True),
+                create("/closed", json=True),
+                create("/\U0001f600 'quoted' \u00fc", b"\x00\xff"),
+                Create("/type", "Text/Plain; charset=utf-8"),
+            )
+            await bench.done(
+                append("/closed", b'[1, {"a": [2]}]', json=True, close=True, producer=stamp, stream_seq="\u00ff1"),
+                append("/expiry", b"x", stream_seq="2026"),
+            )
+            assert bench.state("/ttl").lifetime == Lifetime(ttl_s=2**63 - 1)
+            assert bench.state("/expiry").lifetime == Lifetime(expires_at_ms=253_402_300_799_999)
+            assert bench.state("/expiry").stream_seq == "2026"
+            assert (bench.state("/born-closed").closed, bench.state("/born-closed").closed_by) == (True, None)
+            closed = bench.state("/closed")
+            assert (closed.closed, closed.closed_by, closed.stream_seq, closed.json) == (True, stamp, "\u00ff1", True)
+            assert await bench.data("/closed") == b'1\x1e{"a": [2]}\x1e'
+            assert await bench.data("/\U0001f600 'quoted' \u00fc") == b"\x00\xff"
+            assert bench.state("/type").content_type == "Text/Plain; charset=utf-8"
+
+    async def test_an_acknowledged_delete_does_not_come_back(self, bench: Bench) -> None:
+        async with bench:
+            await bench.done(create("/a", b"data"), create("/large", b"x" * self.large_bytes), create("/b"))
+            await bench.done(append("/a", b"more", producer=ProducerStamp("p", 0, 0)))
+            numbers = [bench.state(path).number for path in ("/a", "/large")]
+            await bench.done(Delete("/a"), Delete("/large"))
+            for _ in range(3):
+                await bench.done(append("/b", b"x"))
+                assert bench.store.state("/a") is None
+                assert bench.store.state("/large") is None
+            for number in numbers:
+                assert bench.store.read_cached(number, 0, 8) in (None, b"")
+            assert isinstance((await bench.execute(append("/a", b"x")))[0], StreamNotFound)
+
+    async def test_a_stream_at_a_deleted_ones_path_is_new(self, bench: Bench) -> None:
+        """It inherits neither bytes nor producers nor lifetime nor closedness."""
+        async with bench:
+            await bench.done(create("/a", b"old", lifetime=Lifetime(ttl_s=9)))
+            await bench.done(append("/a", b"!", close=True, producer=ProducerStamp("p", 7, 0)))
+            old = bench.state("/a")
+            await bench.done(Delete("/a"))
+            await bench.done(create("/a", b"new", json=False))
+            new = bench.state("/a")
+            assert new.number > old.number
+            assert new == StreamState(new.number, "/a", DEFAULT_CONTENT_TYPE, False, Lifetime(), 3)
+            assert await bench.producer("/a", "p") is None
+            assert await bench.data("/a") == b"new"
+
+    @pytest.mark.parametrize("large", [False, True])
+    async def test_deleted_and_created_anew_in_one_transaction(self, bench: Bench, large: bool) -> None:
+        async with bench:
+            body = b"ab" * (self.large_bytes if large else 3)
+            await bench.done(create("/a", b"one"), append("/a", body))
+            for turn in range(3):
+                await bench.done(append("/a", body), Delete("/a"), create("/a", b"%d" % turn), append("/a", body))
+                assert await bench.data("/a") == b"%d" % turn + body
+            await bench.done(append("/a", body), Delete("/a"))
+            assert bench.store.state("/a") is None
+            await bench.done(create("/a", body), Delete("/a"), create("/a", body), append("/a", b"end"))
+            assert await bench.data("/a") == body + b"end"
+
+    # --- numbers -----------------------------------------------------------------------------------------------------
+
+    async def test_numbers_are_never_used_again(self, bench: Bench) -> None:
+        async with bench:
+            used: list[int] = []
+            for turn in range(6):
+                await bench.done(create("/a"), create("/b", b"x" * self.large_bytes))
+                used += [bench.state("/a").number, bench.state("/b").number]
+                await bench.done(*([Delete("/a"), Delete("/b")] if turn % 2 else [Delete("/b"), Delete("/a")]))
+            assert used == sorted(set(used))
+            async with bench.store.transaction([]) as transaction:
+                assert transaction.next_number() > used[-1]
+
+    # --- producers ---------------------------------------------------------------------------------------------------
+
+    async def test_producer_state_is_never_without_its_data(self, bench: Bench) -> None:
+        """What was acknowledged is a duplicate when sent again, and the next is expected: no false gap."""
+        async with bench:
+            await bench.done(create("/a"))
+            for seq in range(6):
+                stamp = ProducerStamp("p", 1, seq)
+                body = b"%d;" % seq if seq % 3 else b"%d;" % seq * self.large_bytes
+                for _ in range(2):
+                    await bench.done(append("/a", body, producer=stamp))
+                assert await bench.producer("/a", "p") == Producer(1, seq)
+            sizes = [2 * (self.large_bytes if seq % 3 == 0 else 1) for seq in range(6)]
+            assert bench.state("/a").tail == sum(sizes)
+
+    async def test_a_closing_append_is_one_step(self, bench: Bench) -> None:
+        async with bench:
+            stamp = ProducerStamp("p", 0, 0)
+            await bench.done(create("/a"))
+            await bench.done(append("/a", b"last", close=True, producer=stamp, stream_seq="9"))
+            state = bench.state("/a")
+            assert (state.closed, state.closed_by, state.stream_seq, state.tail) == (True, stamp, "9", 4)
+            assert await bench.producer("/a", "p") == Producer(0, 0)
+            await bench.done(append("/a", b"last", close=True, producer=stamp))
+            assert bench.state("/a") == state
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    async def test_every_range_reads_the_same(self, bench: Bench) -> None:
+        """Across folded, unfolded and merged data."""
+        async with bench:
+            await bench.done(create("/a", b"0123"), create("/b"))
+            number = bench.state("/a").number
+            expected = b"0123"
+            for size_bytes in (1, 1, 2, 5, 1, 13, 3, 1, 1, 8):
+                part = bytes(range(97, 97 + size_bytes))
+                await bench.done(append("/a", part), append("/b", part))
+                expected += part
+                for start in range(0, len(expected), 2):
+                    for end in (start + 1, (start + len(expected) + 1) // 2, len(expected)):
+                        assert await read_own(bench.store, number, start, end) == expected[start:end]
+            for start in range(len(expected)):
+                for end in range(start, len(expected) + 1):
+                    assert await read_own(bench.store, number, start, end) == expected[start:end]
+            await settle(bench.store)
+            assert await bench.data("/a") == expected
+            assert await bench.store.read(number, 2, 999) == expected[2:]
+
+    # --- forks and holds ---------------------------------------------------------------------------------------------
+
+    async def test_a_fork_reads_its_sources_bytes_then_its_own(self, bench: Bench) -> None:
+        async with bench:
+            await bench.done(create("/s", b"0123456789"))
+            await bench.done(append("/s", b"s" * self.large_bytes))
+            await bench.done(fork("/f", bench.state("/s"), 4, b"F"), append("/s", b"later"))
+            await bench.done(append("/f", b"f" * self.large_bytes), fork("/end", "/s"))
+            await bench.done(fork("/g", bench.state("/f"), 6, b"G"), fork("/h", bench.state("/f"), 2))
+            await bench.done(append("/g", b"g"), append("/h", b"h"), append("/end", b"e", close=True))
+            assert await bench.data("/f") == b"0123F" + b"f" * self.large_bytes
+            assert await bench.data("/g") == b"0123FfGg"
+            assert await bench.data("/h") == b"01h"
+            assert await bench.data("/end") == b"0123456789" + b"s" * self.large_bytes + b"latere"
+            assert await bench.data("/s") == b"0123456789" + b"s" * self.large_bytes + b"later"
+            assert [bench.state(path).forks for path in ("/s", "/f", "/g", "/h")] == [2, 2, 0, 0]
+
+    async def test_a_refused_fork_leaves_no_reference(self, bench: Bench) -> None:
+        async with bench:
+            await bench.done(create("/s", b"source"), create("/taken"))
+            source = bench.state("/s")
+            refused = await bench.execute(
+                fork("/taken", source, 3),
+                Create("/f", "text/plain", fork=ForkRequest("/s")),
+                Create("/f", fork=ForkRequest("/nothing")),
+                Create("/f", fork=ForkRequest("/s", 1, 0, source.number, 1, StreamNotFound())),
+                Create("/f", content=Content(b"1\x1e", json=True), fork=ForkRequest("/s")),
+            )
+            assert all(isinstance(outcome, UnbrokenError) for outcome in refused)
+            assert bench.store.state("/f") is None
+            assert bench.state("/s") == source
+            await bench.done(Delete("/s"))
+            assert bench.store.state("/s") is None
+
+    async def test_a_source_stays_until_its_last_fork_is_released(self, bench: Bench) -> None:
+        async with bench:
+            await bench.done(create("/s", b"source"))
+            source = bench.state("/s").number
+            await bench.done(fork("/f", "/s", data=b"f"), fork("/g", "/s", data=b"g"))
+            numbers = {path: bench.state(path).number for path in ("/f", "/g")}
+            await bench.done(Delete("/s"))
+            assert bench.state("/s").gone
+            assert isinstance((await bench.execute(create("/s")))[0], StreamExists)
+            assert isinstance((await bench.execute(fork("/x", "/s")))[0], SourceGone)
+            await bench.done(Delete("/f"))
+            assert list(bench.store.holds(9)) == [Hold(numbers["/f"], source, "/s")]
+            await bench.done(Release("/s", source, numbers["/f"]))
+            assert list(bench.store.holds(9)) == []
+            assert await bench.data("/g") == b"sourceg"
+            await bench.done(Delete("/g"))
+            await bench.done(Release("/s", source, numbers["/g"]))
+            assert bench.store.state("/s") is None
+            await settle(bench.store)
+            assert await bench.store.read(source, 0, 6) == b""
+
+    @pytest.mark.parametrize("beside", ["nothing", "a small append", "a large append", "a fork", "a large fork"])
+    async def test_a_release_counts_once(self, bench: Bench, beside: str) -> None:
+        """However often it is asked for, and whatever happens to the source with it. A second time would take the
+        reference of another fork, which is alive.
+        """
+        async with bench:
+            await bench.done(create("/s", b"source"), fork("/f", "/s"), fork("/g", "/s"))
+            source, deleted = bench.state("/s").number, bench.state("/f").number
+            await bench.done(Delete("/f"))
+            release = Release("/s", source, deleted)
+            company: dict[str, list[Command]] = {
+                "a small append": [append("/s", b"x")],
+                "a large append": [append("/s", b"x" * self.large_bytes)],
+                "a fork": [fork("/h", "/s")],
+                "a large fork": [fork("/h", "/s", data=b"x" * self.large_bytes)],
+            }
+            await bench.done(release, *company.get(beside, []), release)
+            assert list(bench.store.holds(9)) == []
+            await bench.done(release)
+            assert bench.state("/s").forks == (2 if "fork" in beside else 1)
+            await bench.done(Delete("/s"))
+            assert bench.state("/s").gone
+            assert await bench.data("/g") == b"source"
+
+    # --- in the background -------------------------------------------------------------------------------------------
+
+    async def test_housekeeping_comes_to_an_end_and_changes_nothing(self, bench: Bench) -> None:
+        async with bench:
+            paths = [f"/{index}" for index in range(8)]
+            await bench.done(*(create(path, b"x" * index) for index, path in enumerate(paths)))
+            await bench.done(*(append(path, b"y" * 50, producer=ProducerStamp("p", 0, 0)) for path in paths))
+            await bench.done(fork("/f", "/7"), Delete("/7"), Delete("/1"), append("/2", b"z" * self.large_bytes))
+            await bench.done(Delete("/f"), *(append("/3", b"%d" % turn) for turn in range(30)))
+            before = await bench.look(*paths, "/f")
+            await settle(bench.store)
+            assert await bench.look(*paths, "/f") == before
+            assert await bench.producer("/3", "p") == Producer(0, 0)
+            assert not await bench.store.maintain()
+
+    async def test_due_streams_come_in_pages(self, bench: Bench) -> None:
+        """All that were there at the start, each once, in order; whatever else is listed must be there as well."""
+        async with bench:
+            ttls = [5, 3, 5, 0, 2**63 - 1, 5, 7]
+            await bench.done(*(create(f"/{n}", lifetime=Lifetime(ttl_s=ttl)) for n, ttl in enumerate(ttls)))
+            await bench.done(create("/at", lifetime=Lifetime(expires_at_ms=-5)), create("/plain"))
+            await bench.reopen()
+            expected = sorted((ttl, bench.state(f"/{n}").number, f"/{n}") for n, ttl in enumerate(ttls))
+            found: list[Due] = []
+            after = (-(2**63), 0)
+            while page := bench.store.due("ttl_s", after, 7, 2):
+                assert len(page) <= 2
+                found += page
+                after = (page[-1].key, page[-1].number)
+            if self.durable:
+                assert found == [Due(*each) for each in expected if each[0] <= 7]
+                at = bench.state("/at")
+                assert list(bench.store.due("expires_at_ms", (-(2**63), 0), -5, 9)) == [Due(-5, at.number, "/at")]
+            else:
+                assert not found
+            assert not bench.store.due("expires_at_ms", (-(2**63), 0), -6, 9)
+
+    # --- from one life to the next -----------------------------------------------------------------------------------
+
+    async def test_a_store_keeps_its_identity(self, bench: Bench) -> None:
+        async with bench:
+            before = bench.store.identity
+            assert before
+            assert bench.store.failure is None
+            await bench.reopen()
+            await bench.crash()
+            assert bench.store.identity == before
+            other = self.make(bench.directory.parent / "other")
+            await other.open()
+            assert other.identity != before
+            await other.close()
+
+
+class StoreSuite(_Tests):
+    """The tests; a subclass says how to make a store.
+
+    Attributes:
+        durable: whether a new store in the same directory finds what an earlier one was given.
+        large_bytes: a body that the store treats as large.
+        make: returns a store on a directory that may or may not exist; not opened.
+        copy: makes of a directory in use another one, as a process killed now would leave it. Copies files by default.
+        check: looks into the directory of a store that was closed, after each test. Does nothing by default.
+    """

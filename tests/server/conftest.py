@@ -1,0 +1,43 @@
+"""Fixtures of the HTTP tests: a live server on every kind of store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.engine.stores import STORES, make_store
+from tests.server.site import Site
+
+from unbroken.server.settings import Settings
+from unbroken.store.base import Store
+from unbroken.testing import ManualClock, live_server
+
+Serve = Callable[..., AbstractAsyncContextManager[Site]]
+
+
+@pytest.fixture(params=STORES)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """A store of either kind, not opened."""
+    return make_store(request.param, tmp_path)
+
+
+@pytest.fixture
+def serve(store: Store) -> Serve:
+    """Serve the store; keyword arguments are settings. Time stands still until ``site.clock`` is moved.
+
+    When the server has ended, nothing of it may be left: no waiting reader and no task.
+    """
+
+    @asynccontextmanager
+    async def serving(**settings: Any) -> AsyncIterator[Site]:
+        clock = ManualClock()
+        async with live_server(store, Settings(**settings), clock=clock) as server:
+            yield Site(server, clock)
+        assert len(server.engine.waiters) == 0
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    return serving
