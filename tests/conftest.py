@@ -6,10 +6,14 @@ import asyncio
 import functools
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
+
+# Failing asserts of shared helpers tell as much as those of the tests.
+pytest.register_assert_rewrite("unbroken.testing", *(f"tests.{path.stem}" for path in Path(__file__).parent.iterdir()))
 
 # The machine may be busy: a slow example is not a failure. CI draws the same examples each time and keeps none.
 settings.register_profile("local", deadline=None)

@@ -50,7 +50,7 @@ async def test_bad_arguments(start: Start) -> None:
             {"ttl_s": 1, "expires_at": now},
             {"expires_at": datetime(2027, 1, 1)},  # noqa: DTZ001 (without a zone is what is wrong with it)
         ):
-            with pytest.raises(ValueError, match="ttl_s|time zone"):
+            with pytest.raises(ValueError, match=r"ttl_s|time zone"):
                 await engine.create("/a", **lifetime)
         for path in ("a", "/a/", "//a", "/", "/a\x00", "/a\\b", "/-/x", "/\ud800"):
             with pytest.raises(errors.InvalidPath):

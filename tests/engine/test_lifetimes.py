@@ -138,9 +138,7 @@ async def test_expiry_wakes_followers(start: Start, clock: ManualClock, quick_sw
                 await waiting
 
 
-async def test_fork_that_goes_does_not_renew_its_source(
-    start: Start, clock: ManualClock, quick_sweep: None
-) -> None:
+async def test_fork_that_goes_does_not_renew_its_source(start: Start, clock: ManualClock, quick_sweep: None) -> None:
     """Reads of a fork and its deletion reach the fork's URL, not the source's."""
     async with start() as engine:
         await engine.create("/a", ttl_s=10, data=b"x")

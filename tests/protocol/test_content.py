@@ -412,12 +412,20 @@ def test_a_message_may_be_512_levels_deep(
 @BOTH_WAYS
 @PLACES
 @DEEP
-@pytest.mark.parametrize("levels", [513, 600, 50_000])
+@pytest.mark.parametrize("levels", [513, 600])
 def test_a_deeper_message_is_400(
     way: Path, place: Callable[[bytes], bytes], nested: Callable[[int], bytes], levels: int
 ) -> None:
     with way(), pytest.raises(InvalidBody) as refused:
         frame_json(place(nested(levels)))
+    assert refused.value.detail == "JSON nested deeper than 512 levels"
+
+
+@PLACES
+@pytest.mark.parametrize("nested", [arrays, objects])
+def test_so_is_one_that_no_stack_could_hold(place: Callable[[bytes], bytes], nested: Callable[[int], bytes]) -> None:
+    with pytest.raises(InvalidBody) as refused:
+        frame_json(place(nested(50_000)))
     assert refused.value.detail == "JSON nested deeper than 512 levels"
 
 
@@ -455,7 +463,12 @@ def test_many_brackets_are_not_depth(way: Path, message: bytes) -> None:
         assert frame_json(b"[" + message + b"]") == message + b"\x1e"
 
 
-@BOTH_WAYS
+FEW_SLICES = pytest.mark.parametrize(
+    "way", [pytest.param(nullcontext, id="in-one-call"), pytest.param(lambda: slices(1024), id="in-slices")]
+)
+
+
+@FEW_SLICES
 @pytest.mark.parametrize(
     ("body", "count"),
     [
@@ -471,14 +484,14 @@ def test_one_request_may_hold_100_000_messages(way: Path, body: bytes, count: in
         assert frame_json(body).count(b"\x1e") == count
 
 
-@BOTH_WAYS
+@FEW_SLICES
 @pytest.mark.parametrize(
     "body",
     [
         pytest.param(b"[" + b"1," * MESSAGES_MAX + b"1]", id="one-more"),
         pytest.param(b"[" + b"[1,2]," * MESSAGES_MAX + b"1]", id="one-more-array"),
         pytest.param(b"[" + rb'"\ud800",' * MESSAGES_MAX + b"1]", id="one-more-lone-surrogate"),
-        pytest.param(b"[" + b"1," * 300_000 + b"1]", id="many-more"),
+        pytest.param(b"[" + b"1," * (2 * MESSAGES_MAX) + b"1]", id="many-more"),
     ],
 )
 def test_more_messages_are_413(way: Path, body: bytes) -> None:
@@ -512,9 +525,10 @@ def test_a_really_big_array_is_split_exactly() -> None:
 
 def test_a_fault_near_the_end_of_a_big_array_is_found() -> None:
     items = b'{"text":"' + b"x" * 100 + b'"},'
+    assert 10_000 * len(items) > 2**20
     for fault in (b"nope", b"", b"  ", b'"\xc3"', b"1 2", b"}", b"[", b'"'):
         with pytest.raises(InvalidBody):
-            frame_json(b"[" + items * 20_000 + fault + b"]")
+            frame_json(b"[" + items * 10_000 + fault + b"]")
 
 
 def _peak_bytes(run: Callable[[], object]) -> int:
@@ -541,7 +555,7 @@ def test_a_big_array_of_small_messages_is_refused_in_little_memory() -> None:
     [pytest.param(b'"a"', id="plain"), pytest.param(rb'"\ud800"', id="lone-surrogate")],
 )
 def test_a_message_is_not_blown_up_into_objects(first: bytes) -> None:
-    body = b'{"a":[' + first + b",[]" * 2**20 + b"]}"
+    body = b'{"a":[' + first + b",[]" * 2**17 + b"]}"
     assert _peak_bytes(lambda: frame_json(body)) < 5 * len(body)
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.engine.stores import STORES, make_store
 from tests.server.site import Site
-
 from unbroken.server.settings import Settings
 from unbroken.store.base import Store
+from unbroken.store.memory import MemoryStore
 from unbroken.testing import ManualClock, live_server
 
 Serve = Callable[..., AbstractAsyncContextManager[Site]]
@@ -31,13 +33,19 @@ def serve(store: Store) -> Serve:
 
     When the server has ended, nothing of it may be left: no waiting reader and no task.
     """
+    return functools.partial(_serving, store)
 
-    @asynccontextmanager
-    async def serving(**settings: Any) -> AsyncIterator[Site]:
-        clock = ManualClock()
-        async with live_server(store, Settings(**settings), clock=clock) as server:
-            yield Site(server, clock)
-        assert len(server.engine.waiters) == 0
-        assert asyncio.all_tasks() == {asyncio.current_task()}
 
-    return serving
+@pytest.fixture
+def serve_memory() -> Serve:
+    """Like `serve`, on the memory store alone: for what is decided before any store is asked."""
+    return functools.partial(_serving, MemoryStore())
+
+
+@asynccontextmanager
+async def _serving(store: Store, **settings: Any) -> AsyncIterator[Site]:
+    clock = ManualClock()
+    async with live_server(store, Settings(**settings), clock=clock) as server:
+        yield Site(server, clock)
+    assert len(server.engine.waiters) == 0
+    assert asyncio.all_tasks() == {asyncio.current_task()}

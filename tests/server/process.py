@@ -55,7 +55,9 @@ class ServerProcess:
 
 
 @asynccontextmanager
-async def server_process(tmp_path: Path, *flags: str, program: tuple[str, ...] = ("-m", "unbroken")) -> AsyncIterator[ServerProcess]:
+async def server_process(
+    tmp_path: Path, *flags: str, program: tuple[str, ...] = ("-m", "unbroken")
+) -> AsyncIterator[ServerProcess]:
     """Start a server on a free port; killed at the end of the block if it is still there.
 
     Args:

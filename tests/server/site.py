@@ -10,11 +10,22 @@ from typing import Any
 
 from tests.engine.helpers import until
 from tests.server.sse import EventStream
-
 from unbroken.engine import Engine
 from unbroken.testing import Address, LiveServer, ManualClock, RawConnection, RawResponse, connect, encode_request
 
-__all__ = ["BYTES", "JSON", "TEXT", "Site", "begin", "check_always", "closed", "offset", "problem_code", "producer", "until"]
+__all__ = [
+    "BYTES",
+    "JSON",
+    "TEXT",
+    "Site",
+    "begin",
+    "check_always",
+    "closed",
+    "offset",
+    "problem_code",
+    "producer",
+    "until",
+]
 
 TEXT = {"content-type": "text/plain"}
 JSON = {"content-type": "application/json"}
@@ -85,7 +96,9 @@ class Site:
             yield EventStream(connection, response)
 
     @asynccontextmanager
-    async def waiting(self, target: str, fields: Mapping[str, str] | None = None) -> AsyncIterator[asyncio.Task[RawResponse]]:
+    async def waiting(
+        self, target: str, fields: Mapping[str, str] | None = None
+    ) -> AsyncIterator[asyncio.Task[RawResponse]]:
         """A GET under way that has reached the point where the server waits for news."""
         before = len(self.engine.waiters)
         task = asyncio.create_task(self.get(target, fields))

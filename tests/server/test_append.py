@@ -76,7 +76,9 @@ async def test_chunked_append(serve: Serve) -> None:
 async def test_chunked_append_without_content_is_empty(serve: Serve) -> None:
     async with serve() as site, site.connect() as connection:
         await site.create("/a", TEXT)
-        await connection.send(encode_request("POST", "/a", {**TEXT, "transfer-encoding": "chunked"}) + encode_chunk(b""))
+        await connection.send(
+            encode_request("POST", "/a", {**TEXT, "transfer-encoding": "chunked"}) + encode_chunk(b"")
+        )
         assert problem_code(await connection.read_response()) == (400, "invalid-body")
 
 
@@ -84,8 +86,8 @@ async def test_chunked_append_without_content_is_empty(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("flag", ["true", "True", "TRUE"])
-async def test_close(serve: Serve, flag: str) -> None:
-    async with serve() as site:
+async def test_close(serve_memory: Serve, flag: str) -> None:
+    async with serve_memory() as site:
         await site.create("/a", TEXT, b"hello")
         response = await site.post("/a", {"stream-closed": flag})
         assert (response.status, response["stream-closed"]) == (204, "true")
@@ -129,8 +131,8 @@ async def test_refused_closing_append_does_not_close(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/octet-stream", None])
-async def test_content_type_of_an_empty_closing_post_is_ignored(serve: Serve, content_type: str | None) -> None:
-    async with serve() as site:
+async def test_content_type_of_an_empty_closing_post_is_ignored(serve_memory: Serve, content_type: str | None) -> None:
+    async with serve_memory() as site:
         await site.create("/a", TEXT)
         fields = {} if content_type is None else {"content-type": content_type}
         assert (await site.post("/a", closed(fields), b"")).status == 204
@@ -274,8 +276,8 @@ async def test_producer_ids_differ_in_their_last_byte(serve: Serve) -> None:
         *(producer("p", 0, bad) for bad in ("-1", "+0", "00", "1.0", "1e3", "x", "9007199254740992", "9" * 40)),
     ],
 )
-async def test_malformed_producer_headers(serve: Serve, fields: dict[str, str]) -> None:
-    async with serve() as site:
+async def test_malformed_producer_headers(serve_memory: Serve, fields: dict[str, str]) -> None:
+    async with serve_memory() as site:
         await site.create("/a", TEXT)
         assert problem_code(await site.post("/a", {**TEXT, **fields}, b"x")) == (400, "invalid-header")
         assert (await site.get("/a")).body == b""
@@ -326,9 +328,7 @@ async def test_refused_append_does_not_advance_the_producer(serve: Serve) -> Non
 async def test_pipelined_producer_requests_keep_their_order(serve: Serve) -> None:
     async with serve() as site, site.connect() as connection:
         await site.create("/a", TEXT)
-        requests = [
-            encode_request("POST", "/a", {**TEXT, **producer("p", 0, seq)}, b"<%d>" % seq) for seq in range(20)
-        ]
+        requests = [encode_request("POST", "/a", {**TEXT, **producer("p", 0, seq)}, b"<%d>" % seq) for seq in range(20)]
         await connection.send(b"".join(requests))
         assert [(await connection.read_response()).status for _ in requests] == [200] * 20
         assert (await site.get("/a")).body == b"".join(b"<%d>" % seq for seq in range(20))
@@ -380,8 +380,8 @@ async def test_duplicate_comes_before_stream_seq(serve: Serve) -> None:
 # --- bodies over the limit -----------------------------------------------------------------------------------------
 
 
-async def test_body_over_the_limit_is_refused_by_its_announced_length(serve: Serve) -> None:
-    async with serve(max_body=1000) as site, site.connect() as connection:
+async def test_body_over_the_limit_is_refused_by_its_announced_length(serve_memory: Serve) -> None:
+    async with serve_memory(max_body=1000) as site, site.connect() as connection:
         await site.create("/a", TEXT)
         await connection.send(encode_request("POST", "/a", {**TEXT, "content-length": "1001"}))
         response = await connection.read_response()
@@ -391,8 +391,8 @@ async def test_body_over_the_limit_is_refused_by_its_announced_length(serve: Ser
 
 
 @pytest.mark.parametrize("method", ["PUT", "POST"])
-async def test_body_over_the_limit_is_refused_while_it_arrives(serve: Serve, method: str) -> None:
-    async with serve(max_body=1000) as site, site.connect() as connection:
+async def test_body_over_the_limit_is_refused_while_it_arrives(serve_memory: Serve, method: str) -> None:
+    async with serve_memory(max_body=1000) as site, site.connect() as connection:
         await site.create("/a", TEXT)
         await connection.send(encode_request(method, "/a", {**TEXT, "transfer-encoding": "chunked"}))
         for _ in range(10):

@@ -73,8 +73,8 @@ def _names(value: str) -> set[str]:
 
 
 @pytest.mark.parametrize("origin", LOOPBACK)
-async def test_pages_of_this_machine_may_do_everything_by_default(serve: Serve, origin: str) -> None:
-    async with serve() as site:
+async def test_pages_of_this_machine_may_do_everything_by_default(serve_memory: Serve, origin: str) -> None:
+    async with serve_memory() as site:
         page = {**TEXT, "origin": origin}
         for method, status in (("PUT", 201), ("POST", 204), ("GET", 200), ("HEAD", 200), ("DELETE", 204)):
             response = await site.request(method, "/a", page, b"x" if method in ("PUT", "POST") else None)
@@ -85,8 +85,8 @@ async def test_pages_of_this_machine_may_do_everything_by_default(serve: Serve, 
 
 
 @pytest.mark.parametrize("origin", FOREIGN)
-async def test_other_pages_may_neither_read_nor_write_by_default(serve: Serve, origin: str) -> None:
-    async with serve() as site:
+async def test_other_pages_may_neither_read_nor_write_by_default(serve_memory: Serve, origin: str) -> None:
+    async with serve_memory() as site:
         await site.create("/a", TEXT, b"secret")
         page = {**TEXT, "origin": origin}
         for method in ("POST", "PUT", "DELETE"):
@@ -102,22 +102,22 @@ async def test_other_pages_may_neither_read_nor_write_by_default(serve: Serve, o
         assert (await site.get("/a")).body == b"secret"
 
 
-async def test_refused_write_is_refused_before_anything_is_told(serve: Serve) -> None:
-    async with serve() as site:
+async def test_refused_write_is_refused_before_anything_is_told(serve_memory: Serve) -> None:
+    async with serve_memory() as site:
         page = {**TEXT, "origin": PAGE}
         assert problem_code(await site.put("/new", page, b"x")) == (403, "origin-not-allowed")
         assert problem_code(await site.post("/none", page, b"x")) == (403, "origin-not-allowed")
         assert (await site.head("/new")).status == 404
 
 
-async def test_without_origin_everybody_may(serve: Serve) -> None:
-    async with serve(cors_origin=()) as site:
+async def test_without_origin_everybody_may(serve_memory: Serve) -> None:
+    async with serve_memory(cors_origin=()) as site:
         response = await site.create("/a", TEXT, b"x")
         assert response.get("access-control-allow-origin") is None
 
 
-async def test_any_origin(serve: Serve) -> None:
-    async with serve(cors_origin=("*",)) as site:
+async def test_any_origin(serve_memory: Serve) -> None:
+    async with serve_memory(cors_origin=("*",)) as site:
         page = {**TEXT, "origin": PAGE}
         assert (await site.put("/a", page, b"x")).status == 201
         response = await site.get("/a", page)
@@ -126,8 +126,8 @@ async def test_any_origin(serve: Serve) -> None:
         assert (await site.get("/a"))["access-control-allow-origin"] == "*", "caches serve pages with and without"
 
 
-async def test_listed_origins(serve: Serve) -> None:
-    async with serve(cors_origin=(PAGE, "http://other.example:8080")) as site:
+async def test_listed_origins(serve_memory: Serve) -> None:
+    async with serve_memory(cors_origin=(PAGE, "http://other.example:8080")) as site:
         for origin in (PAGE, "http://other.example:8080"):
             response = await site.put("/a", {**TEXT, "origin": origin}, b"x")
             assert response["access-control-allow-origin"] == origin
@@ -137,15 +137,15 @@ async def test_listed_origins(serve: Serve) -> None:
             assert problem_code(response) == (403, "origin-not-allowed")
 
 
-async def test_pages_of_the_public_url_are_allowed(serve: Serve) -> None:
-    async with serve(public_url="https://streams.example/base") as site:
+async def test_pages_of_the_public_url_are_allowed(serve_memory: Serve) -> None:
+    async with serve_memory(public_url="https://streams.example/base") as site:
         response = await site.put("/a", {**TEXT, "origin": "https://streams.example"}, b"x")
         assert (response.status, response["access-control-allow-origin"]) == (201, "https://streams.example")
 
 
 @pytest.mark.parametrize("path", ["/a", "/missing", "//bad", "/-/health", "*"])
-async def test_preflight(serve: Serve, path: str) -> None:
-    async with serve() as site:
+async def test_preflight(serve_memory: Serve, path: str) -> None:
+    async with serve_memory() as site:
         await site.create("/a", TEXT)
         asked = {"origin": "http://localhost:3000", "access-control-request-method": "PUT"}
         response = await site.request("OPTIONS", path, asked)
@@ -156,8 +156,8 @@ async def test_preflight(serve: Serve, path: str) -> None:
         assert int(response["access-control-max-age"]) > 0
 
 
-async def test_errors_can_be_read_by_allowed_pages(serve: Serve) -> None:
-    async with serve() as site:
+async def test_errors_can_be_read_by_allowed_pages(serve_memory: Serve) -> None:
+    async with serve_memory() as site:
         await site.create("/closed", {**TEXT, "stream-closed": "true"})
         page = {**TEXT, "origin": "http://localhost:3000"}
         for response in (
@@ -171,8 +171,8 @@ async def test_errors_can_be_read_by_allowed_pages(serve: Serve) -> None:
             assert _names(response["access-control-expose-headers"]) >= RESPONSE_HEADERS
 
 
-async def test_live_reads_and_304_can_be_read_by_allowed_pages(serve: Serve) -> None:
-    async with serve() as site:
+async def test_live_reads_and_304_can_be_read_by_allowed_pages(serve_memory: Serve) -> None:
+    async with serve_memory() as site:
         page = {"origin": "http://localhost:3000"}
         tag = (await site.create("/a", {**TEXT, "stream-closed": "true"})) and (await site.get("/a"))["etag"]
         end = (await site.head("/a"))["stream-next-offset"]

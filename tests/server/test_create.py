@@ -38,8 +38,8 @@ async def test_every_stream_has_a_number_of_its_own(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("spelling", ["text/plain", "TEXT/Plain", "text/plain; charset=latin-1", "text/plain;x"])
-async def test_confirming_ignores_case_and_parameters_of_the_type(serve: Serve, spelling: str) -> None:
-    async with serve() as site:
+async def test_confirming_ignores_case_and_parameters_of_the_type(serve_memory: Serve, spelling: str) -> None:
+    async with serve_memory() as site:
         await site.create("/a", {"content-type": "text/plain;charset=utf-8"}, b"hello")
         response = await site.put("/a", {"content-type": spelling})
         assert response.status == 200
@@ -113,8 +113,8 @@ async def test_ttl_is_reported_as_given(serve: Serve, ttl: str) -> None:
 @pytest.mark.parametrize(
     "ttl", ["", "-1", "+1", "01", "00", "1.0", "1e3", "0x10", "1 2", "1_0", "ten", "9223372036854775808", "9" * 300]
 )
-async def test_malformed_ttl(serve: Serve, ttl: str) -> None:
-    async with serve() as site:
+async def test_malformed_ttl(serve_memory: Serve, ttl: str) -> None:
+    async with serve_memory() as site:
         assert problem_code(await site.put("/a", {"stream-ttl": ttl})) == (400, "invalid-header")
         assert (await site.head("/a")).status == 404
 
@@ -138,13 +138,13 @@ async def test_malformed_ttl(serve: Serve, ttl: str) -> None:
         "0000-01-01T00:00:00Z",
     ],
 )
-async def test_malformed_expiry(serve: Serve, moment: str) -> None:
-    async with serve() as site:
+async def test_malformed_expiry(serve_memory: Serve, moment: str) -> None:
+    async with serve_memory() as site:
         assert problem_code(await site.put("/a", {"stream-expires-at": moment})) == (400, "invalid-header")
 
 
-async def test_ttl_and_expiry_exclude_each_other(serve: Serve) -> None:
-    async with serve() as site:
+async def test_ttl_and_expiry_exclude_each_other(serve_memory: Serve) -> None:
+    async with serve_memory() as site:
         response = await site.put("/a", {"stream-ttl": "60", "stream-expires-at": FUTURE})
         assert problem_code(response) == (400, "invalid-header")
 
@@ -179,9 +179,11 @@ async def test_chunked_body_is_stored(serve: Serve) -> None:
         assert (await site.get("/a")).body == b"one two three"
 
 
-@pytest.mark.parametrize("content_type", ["text", "/plain", "text/", "text/plain, text/html", "té/xt", "a/" + "b" * 300])
-async def test_malformed_content_type(serve: Serve, content_type: str) -> None:
-    async with serve() as site:
+@pytest.mark.parametrize(
+    "content_type", ["text", "/plain", "text/", "text/plain, text/html", "té/xt", "a/" + "b" * 300]
+)
+async def test_malformed_content_type(serve_memory: Serve, content_type: str) -> None:
+    async with serve_memory() as site:
         assert problem_code(await site.put("/a", {"content-type": content_type})) == (400, "invalid-header")
 
 
@@ -203,14 +205,14 @@ async def test_location_leads_back_to_the_stream(serve: Serve, path: str, locati
         assert (await site.get(response["location"].removeprefix("http://localhost"))).body == b"here"
 
 
-async def test_location_follows_host_or_public_url(serve: Serve) -> None:
-    async with serve() as site:
+async def test_location_follows_host_or_public_url(serve_memory: Serve) -> None:
+    async with serve_memory() as site:
         response = await site.create("/a", {"host": "streams.test:81", "x-forwarded-host": "evil.test"})
         assert response["location"] == "http://streams.test:81/a"
 
 
-async def test_location_follows_public_url(serve: Serve) -> None:
-    async with serve(public_url="https://streams.example/base") as site:
+async def test_location_follows_public_url(serve_memory: Serve) -> None:
+    async with serve_memory(public_url="https://streams.example/base") as site:
         assert (await site.create("/a"))["location"] == "https://streams.example/base/a"
 
 

@@ -122,8 +122,8 @@ async def test_fork_inside_a_message_is_refused(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("spelling", ["/caf%C3%A9/%C3%A0", "/caf\xc3\xa9/\xc3\xa0"])
-async def test_source_path_is_decoded_like_a_target(serve: Serve, spelling: str) -> None:
-    async with serve() as site:
+async def test_source_path_is_decoded_like_a_target(serve_memory: Serve, spelling: str) -> None:
+    async with serve_memory() as site:
         await site.create("/caf%C3%A9/%C3%A0", TEXT, b"x")
         await site.create("/b", _fork(spelling))
         assert (await site.get("/b")).body == b"x"

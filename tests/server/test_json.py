@@ -116,8 +116,8 @@ async def test_message_comes_back_byte_for_byte(serve: Serve, message: bytes) ->
         b"\xa01",
     ],
 )
-async def test_not_json(serve: Serve, body: bytes) -> None:
-    async with serve() as site:
+async def test_not_json(serve_memory: Serve, body: bytes) -> None:
+    async with serve_memory() as site:
         await site.create("/a", JSON, b"[1]")
         assert problem_code(await site.post("/a", JSON, body)) == (400, "invalid-body")
         assert problem_code(await site.put("/b", JSON, body)) == (400, "invalid-body")
@@ -159,17 +159,17 @@ async def test_offsets_sit_between_messages(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("live", ["long-poll", "sse"])
-async def test_live_read_from_inside_a_message_is_refused(serve: Serve, live: str) -> None:
-    async with serve() as site:
+async def test_live_read_from_inside_a_message_is_refused(serve_memory: Serve, live: str) -> None:
+    async with serve_memory() as site:
         await site.create("/a", JSON, b'["abc"]')
         response = await site.get(f"/a?offset={offset(1, 2)}&live={live}")
         assert problem_code(response) == (400, "invalid-offset")
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":'])
-async def test_depth_is_limited(serve: Serve, opening: bytes) -> None:
+async def test_depth_is_limited(serve_memory: Serve, opening: bytes) -> None:
     closing = b"]" if opening == b"[" else b"}"
-    async with serve() as site:
+    async with serve_memory() as site:
         await site.create("/a", JSON)
         deep = b"[" + opening * 512 + b"1" + closing * 512 + b"]"
         assert (await site.post("/a", JSON, deep)).status == 204
@@ -181,8 +181,8 @@ async def test_depth_is_limited(serve: Serve, opening: bytes) -> None:
         assert (await site.post("/a", JSON, brackets_in_text)).status == 204
 
 
-async def test_number_of_messages_is_limited(serve: Serve) -> None:
-    async with serve() as site:
+async def test_number_of_messages_is_limited(serve_memory: Serve) -> None:
+    async with serve_memory() as site:
         await site.create("/a", JSON)
         assert (await site.post("/a", JSON, b"[" + b"1," * 99_999 + b"1]")).status == 204
         response = await site.post("/a", JSON, b"[" + b"1," * 100_000 + b"1]")

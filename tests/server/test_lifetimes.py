@@ -55,9 +55,9 @@ async def test_renewed_by_reads_and_writes(serve: Serve, method: str, target: st
     ],
 )
 async def test_not_renewed_by_head_confirmation_or_refusals(
-    serve: Serve, method: str, fields: dict[str, str], body: bytes | None
+    serve_memory: Serve, method: str, fields: dict[str, str], body: bytes | None
 ) -> None:
-    async with serve() as site:
+    async with serve_memory() as site:
         await site.create("/a", TTL, b"x")
         site.clock.advance(9)
         await site.request(method, "/a", fields, body)

@@ -68,23 +68,23 @@ async def test_nothing_comes(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("timeout", ["0", "0.02", "000.01"])
-async def test_client_may_wait_shorter(serve: Serve, timeout: str) -> None:
-    async with serve(long_poll_timeout=600) as site:
+async def test_client_may_wait_shorter(serve_memory: Serve, timeout: str) -> None:
+    async with serve_memory(long_poll_timeout=600) as site:
         await site.create("/a", TEXT)
         response = await site.get(f"/a?offset=-1&live=long-poll&timeout={timeout}")
         assert response.status == 204
 
 
 @pytest.mark.parametrize("timeout", ["", "-1", "x", "1e3", "inf", "nan", "0x1", "1,5", "%D9%A1"])
-async def test_malformed_timeout(serve: Serve, timeout: str) -> None:
-    async with serve(long_poll_timeout=0.01) as site:
+async def test_malformed_timeout(serve_memory: Serve, timeout: str) -> None:
+    async with serve_memory(long_poll_timeout=0.01) as site:
         await site.create("/a", TEXT)
         assert problem_code(await site.get(f"/a?offset=-1&live=long-poll&timeout={timeout}")) == (400, "invalid-header")
 
 
 @pytest.mark.parametrize("live", ["long-poll", "sse"])
-async def test_offset_is_required(serve: Serve, live: str) -> None:
-    async with serve() as site:
+async def test_offset_is_required(serve_memory: Serve, live: str) -> None:
+    async with serve_memory() as site:
         await site.create("/a", TEXT, b"x")
         assert problem_code(await site.get(f"/a?live={live}")) == (400, "invalid-offset")
 
@@ -152,8 +152,8 @@ async def test_now_is_not_for_caches(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("cursor", ["", "0", "1", str(INTERVAL - 1), "-5", "nonsense", "1.5"])
-async def test_cursor_below_the_present_interval(serve: Serve, cursor: str) -> None:
-    async with serve() as site:
+async def test_cursor_below_the_present_interval(serve_memory: Serve, cursor: str) -> None:
+    async with serve_memory() as site:
         await site.create("/a", TEXT, b"x")
         for offset_ in ("-1", "now&timeout=0"):
             response = await site.get(f"/a?offset={offset_}&live=long-poll&cursor={cursor}")
@@ -161,8 +161,8 @@ async def test_cursor_below_the_present_interval(serve: Serve, cursor: str) -> N
 
 
 @pytest.mark.parametrize("cursor", [INTERVAL, INTERVAL + 1, INTERVAL + 100_000, 10**17])
-async def test_cursor_goes_strictly_ahead_of_the_client(serve: Serve, cursor: int) -> None:
-    async with serve() as site:
+async def test_cursor_goes_strictly_ahead_of_the_client(serve_memory: Serve, cursor: int) -> None:
+    async with serve_memory() as site:
         await site.create("/a", TEXT, b"x")
         for offset_ in ("-1", "now&timeout=0"):
             response = await site.get(f"/a?offset={offset_}&live=long-poll&cursor={cursor}")
@@ -170,8 +170,8 @@ async def test_cursor_goes_strictly_ahead_of_the_client(serve: Serve, cursor: in
             assert 1 <= step <= 180, "a random 1 to 3600 s, in intervals of 20 s"
 
 
-async def test_cursor_follows_the_clock(serve: Serve) -> None:
-    async with serve() as site:
+async def test_cursor_follows_the_clock(serve_memory: Serve) -> None:
+    async with serve_memory() as site:
         await site.create("/a", TEXT, b"x")
         for passed_s, intervals in ((19.9, 0), (0.2, 1), (60, 4)):
             site.clock.advance(passed_s)

@@ -64,8 +64,8 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("target", REFUSED)
-async def test_refused_target(serve: Serve, target: str) -> None:
-    async with serve() as site:
+async def test_refused_target(serve_memory: Serve, target: str) -> None:
+    async with serve_memory() as site:
         for method in ("PUT", "POST", "GET", "DELETE"):
             response = await site.request(method, target, TEXT, b"x" if method in ("PUT", "POST") else None)
             assert problem_code(response) == (400, "invalid-path"), method
@@ -149,30 +149,30 @@ async def test_two_streams(serve: Serve, one: str, other: str) -> None:
         assert (await site.get(one)).body == b"one"
 
 
-async def test_absolute_form_of_the_target(serve: Serve) -> None:
+async def test_absolute_form_of_the_target(serve_memory: Serve) -> None:
     """RFC 9112 section 3.2.2: a server must accept it."""
-    async with serve() as site:
+    async with serve_memory() as site:
         await site.create("/a", TEXT, b"x")
         assert (await site.get("http://localhost/a?offset=-1")).body == b"x"
 
 
-async def test_raw_bytes_in_the_target_harm_nobody(serve: Serve) -> None:
+async def test_raw_bytes_in_the_target_harm_nobody(serve_memory: Serve) -> None:
     """Bytes above 0x7F do not belong into a target (RFC 9112 section 3.2); uvicorn refuses them itself."""
-    async with serve() as site, site.connect() as connection:
+    async with serve_memory() as site, site.connect() as connection:
         await connection.send(encode_request("GET", b"/caf\xc3\xa9"))
         assert (await connection.read_response()).status == 400
         assert (await site.get("/a")).status == 404
 
 
 @pytest.mark.parametrize("path", ["/-/nothing", "/-/", "/-/health/", "/-/../a", "/-//health"])
-async def test_reserved_paths_hold_no_streams(serve: Serve, path: str) -> None:
-    async with serve() as site:
+async def test_reserved_paths_hold_no_streams(serve_memory: Serve, path: str) -> None:
+    async with serve_memory() as site:
         for method in ("PUT", "POST", "GET", "DELETE", "HEAD"):
             assert (await site.request(method, path, TEXT)).status in (400, 404), method
 
 
-async def test_health(serve: Serve) -> None:
-    async with serve() as site:
+async def test_health(serve_memory: Serve) -> None:
+    async with serve_memory() as site:
         for path, word in (("/-/health", "ok"), ("/-/ready", "ready")):
             response = await site.get(path)
             assert (response.status, response.json()) == (200, {"status": word})

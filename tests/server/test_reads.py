@@ -67,8 +67,8 @@ async def test_empty_stream(serve: Serve) -> None:
     ],
 )
 @pytest.mark.parametrize("live", ["", "&live=long-poll", "&live=sse"])
-async def test_bad_offset(serve: Serve, query: str, live: str) -> None:
-    async with serve() as site:
+async def test_bad_offset(serve_memory: Serve, query: str, live: str) -> None:
+    async with serve_memory() as site:
         await site.create("/a", TEXT, b"hello")
         assert problem_code(await site.get("/a" + query + live)) == (400, "invalid-offset")
 
@@ -85,8 +85,8 @@ async def test_offset_of_an_earlier_stream_is_gone(serve: Serve, live: str) -> N
 
 
 @pytest.mark.parametrize("live", ["x", "", "LONG-POLL", "true", "sse,long-poll"])
-async def test_unknown_live_mode(serve: Serve, live: str) -> None:
-    async with serve() as site:
+async def test_unknown_live_mode(serve_memory: Serve, live: str) -> None:
+    async with serve_memory() as site:
         await site.create("/a", TEXT)
         assert (await site.get(f"/a?offset=-1&live={live}")).status == 400
 
@@ -215,8 +215,8 @@ async def test_freshness(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize(("ttl", "age"), [("10", 10), ("60", 60), ("100", 60), ("1000", 60)])
-async def test_freshness_never_exceeds_a_sliding_lifetime(serve: Serve, ttl: str, age: int) -> None:
-    async with serve() as site:
+async def test_freshness_never_exceeds_a_sliding_lifetime(serve_memory: Serve, ttl: str, age: int) -> None:
+    async with serve_memory() as site:
         await site.create("/a", {**TEXT, "stream-ttl": ttl}, b"x")
         directives = (await site.get("/a"))["cache-control"].split(", ")
         assert f"max-age={age}" in directives
@@ -224,8 +224,8 @@ async def test_freshness_never_exceeds_a_sliding_lifetime(serve: Serve, ttl: str
 
 
 @pytest.mark.parametrize("left_s", [0.5, 1, 30, 90, 200, 3600])
-async def test_freshness_never_exceeds_the_time_to_expiry(serve: Serve, left_s: float) -> None:
-    async with serve() as site:
+async def test_freshness_never_exceeds_the_time_to_expiry(serve_memory: Serve, left_s: float) -> None:
+    async with serve_memory() as site:
         await site.create("/a", {**TEXT, "stream-expires-at": "2026-01-01T02:00:00Z"}, b"x")
         site.clock.advance(7200 - left_s)
         assert _fresh_for((await site.get("/a"))["cache-control"].split(", ")) <= left_s

@@ -35,8 +35,8 @@ async def test_framing_to_the_byte(serve: Serve) -> None:
         )
 
 
-async def test_head_of_the_response(serve: Serve) -> None:
-    async with serve() as site:
+async def test_head_of_the_response(serve_memory: Serve) -> None:
+    async with serve_memory() as site:
         await site.create("/a", TEXT)
         async with site.events("/a?offset=-1&live=sse") as events:
             head = events.response
@@ -155,8 +155,8 @@ async def test_bytes_go_as_base64(serve: Serve) -> None:
         ("application/text", True),
     ],
 )
-async def test_which_types_are_text(serve: Serve, content_type: str, encoded: bool) -> None:
-    async with serve() as site:
+async def test_which_types_are_text(serve_memory: Serve, content_type: str, encoded: bool) -> None:
+    async with serve_memory() as site:
         await site.create("/a", closed({"content-type": content_type}), b"[1]")
         async with site.events("/a?offset=-1&live=sse") as events:
             assert (events.response.get("stream-sse-data-encoding") == "base64") is encoded
@@ -186,9 +186,9 @@ async def test_which_types_are_text(serve: Serve, content_type: str, encoded: bo
         "€😀é",
     ],
 )
-async def test_text_survives(serve: Serve, text: str) -> None:
+async def test_text_survives(serve_memory: Serve, text: str) -> None:
     """Whatever has LF line ends comes out as it went in."""
-    async with serve() as site:
+    async with serve_memory() as site:
         await site.create("/a", closed(TEXT), text.encode())
         async with site.events("/a?offset=-1&live=sse") as events:
             found = await events.rest()
@@ -238,9 +238,7 @@ async def test_last_event_id_overrides_the_offset(serve: Serve) -> None:
         await site.create("/a", TEXT, b"hello world")
         for query in ("offset=-1&", "offset=now&", ""):
             async with site.connect() as connection:
-                response = await begin(
-                    connection, "GET", f"/a?{query}live=sse", {"last-event-id": offset(1, 6)}
-                )
+                response = await begin(connection, "GET", f"/a?{query}live=sse", {"last-event-id": offset(1, 6)})
                 assert response["cache-control"] == "no-store"
                 assert "last-event-id" in response["vary"].lower()
                 data, _ = await EventStream(connection, response).batch()
@@ -248,8 +246,8 @@ async def test_last_event_id_overrides_the_offset(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("last", ["x", offset(1, 12), offset(2, 0)])
-async def test_bad_last_event_id(serve: Serve, last: str) -> None:
-    async with serve() as site:
+async def test_bad_last_event_id(serve_memory: Serve, last: str) -> None:
+    async with serve_memory() as site:
         await site.create("/a", TEXT, b"hello world")
         response = await site.get("/a?offset=-1&live=sse", {"last-event-id": last})
         assert problem_code(response) == (400, "invalid-offset")
@@ -277,9 +275,9 @@ async def test_204_stops_an_event_source_at_the_end_of_a_closed_stream(serve: Se
 
 
 @pytest.mark.parametrize("last", ["-1", "now", "0000000000000000_0000000000000000"])
-async def test_204_sends_a_real_offset(serve: Serve, last: str) -> None:
+async def test_204_sends_a_real_offset(serve_memory: Serve, last: str) -> None:
     """``-1``, ``now`` and the zero offset are accepted and never sent (`check_always`)."""
-    async with serve() as site:
+    async with serve_memory() as site:
         await site.create("/a", closed(TEXT))
         response = await site.get("/a?offset=-1&live=sse", {"last-event-id": last})
         assert response.status == 204
@@ -368,8 +366,8 @@ async def test_page_cut_inside_a_character(serve: Serve) -> None:
 # --- times and ends ------------------------------------------------------------------------------------------------
 
 
-async def test_heartbeat_comments(serve: Serve) -> None:
-    async with serve(sse_heartbeat=0.02) as site:
+async def test_heartbeat_comments(serve_memory: Serve) -> None:
+    async with serve_memory(sse_heartbeat=0.02) as site:
         await site.create("/a", TEXT)
         async with site.events("/a?offset=-1&live=sse") as events:
             await events.batch()
@@ -379,8 +377,8 @@ async def test_heartbeat_comments(serve: Serve) -> None:
             assert (await events.batch())[0] == "x"
 
 
-async def test_connection_ends_cleanly_after_its_lifetime(serve: Serve) -> None:
-    async with serve(sse_lifetime=0.05, sse_heartbeat=60) as site:
+async def test_connection_ends_cleanly_after_its_lifetime(serve_memory: Serve) -> None:
+    async with serve_memory(sse_lifetime=0.05, sse_heartbeat=60) as site:
         await site.create("/a", TEXT, b"x")
         async with site.events("/a?offset=-1&live=sse") as events:
             found = await events.rest()

@@ -72,6 +72,7 @@ class Engine:
         self.waiters = Waiters()
         self.draining = False
         self._sweeper: asyncio.Task[None] | None = None
+        self._framing = asyncio.Semaphore(1)
         self._begin()
 
     def _begin(self) -> None:
@@ -251,10 +252,15 @@ class Engine:
         if not body:
             return EMPTY
         try:
-            framed = frame_json(body) if frames_quickly(body) else await asyncio.to_thread(frame_json, body)
+            framed = frame_json(body) if frames_quickly(body) else await self._frame_large(body)
         except UnbrokenError as error:
             return Content(b"", json=True, fault=error)
         return Content(framed, json=True)
+
+    async def _frame_large(self, body: bytes) -> bytes:
+        # One at a time: a worker thread takes interpreter time from everybody.
+        async with self._framing:
+            return await asyncio.to_thread(frame_json, body)
 
     async def resolve_fork(self, source_path: str, offset: str | None, sub_offset: int) -> ForkRequest:
         """Find the byte position that a fork request names; a fault in it is kept in the result."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -45,6 +45,9 @@ _SLICE_BYTES = 256 * 1024
 
 _array_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 _value_decoder = msgspec.json.Decoder(msgspec.Raw)
+
+
+Message = msgspec.Raw | bytes
 
 
 class Content(NamedTuple):
@@ -98,9 +101,16 @@ def frame_json(body: bytes) -> bytes:
     """
     body = body.strip(_WHITESPACE)
     _check_utf8(body)
-    if frames_quickly(body) or not body.startswith(b"["):
-        return _framed(_decode(body))
-    return b"".join(_framed(_decode(part)) for part in _array_slices(body))
+    try:
+        messages = _split(body) if frames_quickly(body) else _split_in_steps(body)
+    except msgspec.DecodeError as error:
+        raise InvalidBody(f"invalid JSON: {error}") from None
+    except RecursionError:
+        raise InvalidBody(f"JSON nested deeper than {JSON_DEPTH_MAX} levels") from None
+    if len(body) > 2 * JSON_DEPTH_MAX and body.count(b"[") + body.count(b"{") > JSON_DEPTH_MAX:
+        for message in messages:
+            _check_depth(message)
+    return SEPARATOR.join((*messages, b""))
 
 
 def _check_utf8(body: bytes) -> None:
@@ -116,45 +126,14 @@ def _check_utf8(body: bytes) -> None:
         raise InvalidBody("the body is not UTF-8") from None
 
 
-def _framed(messages: list[msgspec.Raw] | list[bytes]) -> bytes:
-    if not messages:
-        return b""
-    return SEPARATOR.join(messages) + SEPARATOR
-
-
-def _decode(body: bytes) -> list[msgspec.Raw] | list[bytes]:
+def _split(body: bytes) -> Sequence[Message]:
     """The messages of a body, byte for byte."""
     try:
-        try:
-            messages: list[msgspec.Raw] | list[bytes] = _messages(body)
-        except msgspec.DecodeError:
-            if b"\\u" not in body:
-                raise
-            messages = _decode_leniently(body)
-    except msgspec.DecodeError as error:
-        raise InvalidBody(f"invalid JSON: {error}") from None
-    except RecursionError:
-        raise InvalidBody(f"JSON nested deeper than {JSON_DEPTH_MAX} levels") from None
-    if len(body) > 2 * JSON_DEPTH_MAX and body.count(b"[") + body.count(b"{") > JSON_DEPTH_MAX:
-        _check_depth(messages)
-    return messages
-
-
-def _messages(text: bytes) -> list[msgspec.Raw]:
-    return _array_decoder.decode(text) if text.startswith(b"[") else [_value_decoder.decode(text)]
-
-
-_GAP = re.compile(rb"[ \t\n\r,]*")
-
-
-def _decode_leniently(body: bytes) -> list[bytes]:
-    """The messages of a body with lone surrogate escapes.
-
-    They are JSON (RFC 8259 section 8.2), and JavaScript sends them when it cuts an emoji in two, but msgspec refuses
-    them. So it is shown a text of the same length with other escapes in their place. Escaped backslashes go first:
-    what then looks like an escape is one.
-    """
-    shown = _messages(body.replace(rb"\\", b"__").replace(rb"\ud", rb"\u0").replace(rb"\uD", rb"\u0"))
+        return _messages(body)
+    except msgspec.DecodeError:
+        if b"\\u" not in body:
+            raise
+    shown = _messages(_without_surrogates(body))
     if not body.startswith(b"["):
         return [body]
     messages: list[bytes] = []
@@ -167,59 +146,79 @@ def _decode_leniently(body: bytes) -> list[bytes]:
     return messages
 
 
+_GAP = re.compile(rb"[ \t\n\r,]*")
+
+
+def _messages(text: bytes) -> list[msgspec.Raw]:
+    return _array_decoder.decode(text) if text.startswith(b"[") else [_value_decoder.decode(text)]
+
+
+def _without_surrogates(body: bytes) -> bytes:
+    """A text of the same length with other escapes in the place of surrogates.
+
+    Lone ones are JSON (RFC 8259 section 8.2), and JavaScript sends them when it cuts an emoji in two, but msgspec
+    refuses them. Escaped backslashes go first: what then looks like an escape is one.
+    """
+    return body.replace(rb"\\", b"__").replace(rb"\ud", rb"\u0").replace(rb"\uD", rb"\u0")
+
+
+_EMPTY_ARRAY = re.compile(rb"\[[ \t\n\r]*\]")
+# msgspec decodes whole texts only, but tells where something follows a value: counted from 1, white space skipped.
+_SOMETHING_FOLLOWS = re.compile(r"trailing characters \(byte (\d+)\)")
+
+
+def _split_in_steps(body: bytes) -> Sequence[Message]:
+    """The messages of a large body, each found in a call of its own."""
+    if not body.startswith(b"[") or _EMPTY_ARRAY.fullmatch(body):
+        return _split(body)
+    view = memoryview(_without_surrogates(body))
+    messages: list[bytes] = []
+    position = 1
+    while True:
+        if len(messages) == JSON_MESSAGES_MAX:
+            raise TooManyMessages(JSON_MESSAGES_MAX)
+        end = _item_end(view, position)
+        messages.append(body[position:end].strip(_WHITESPACE))
+        position = end + 1
+        if body[end:position] == b"]" and position == len(body):
+            return messages
+        if body[end:position] != b",":
+            raise InvalidBody(f"invalid JSON: expected ',' or the end after byte {end}")
+
+
+def _item_end(view: memoryview, start: int) -> int:
+    try:
+        _value_decoder.decode(view[start:])
+    except msgspec.DecodeError as error:
+        if match := _SOMETHING_FOLLOWS.search(str(error)):
+            return start + int(match[1]) - 1
+        raise
+    raise InvalidBody("invalid JSON: the array does not end")
+
+
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
-def _check_depth(messages: list[msgspec.Raw] | list[bytes]) -> None:
+def _check_depth(message: Message) -> None:
     """msgspec stops at the interpreter's recursion limit, which differs between machines; ours must not."""
-    for message in messages:
-        raw = bytes(message)
-        if raw.count(b"[") + raw.count(b"{") <= JSON_DEPTH_MAX:
-            continue
-        depth = 0
-        for bracket in _STRING.sub(b"", raw).translate(None, _NOT_BRACKETS):
+    raw = bytes(message)
+    if raw.count(b"[") + raw.count(b"{") <= JSON_DEPTH_MAX:
+        return
+    depth = 0
+    position = 0
+    while position < len(raw):
+        part = _STRING.sub(b"", raw[position : position + _SLICE_BYTES])
+        position += _SLICE_BYTES
+        if (quote := part.find(b'"')) >= 0:  # a string that this slice cuts: go on after it
+            begin = min(position, len(raw)) - (len(part) - quote)
+            string = _STRING.match(raw, begin)
+            position = string.end() if string else len(raw)
+            part = part[:quote]
+        for bracket in part.translate(None, _NOT_BRACKETS):
             depth += 1 if bracket in b"[{" else -1
             if depth > JSON_DEPTH_MAX:
                 raise InvalidBody(f"JSON nested deeper than {JSON_DEPTH_MAX} levels")
-
-
-# Everything up to the next character that can change the nesting (or, at the top, end an item). Strings are eaten
-# whole; possessive quantifiers keep both linear.
-_TO_ITEM_END = re.compile(rb'(?:[^"\[\]{},]++|"(?:[^"\\]++|\\.)*+")*+[\[\]{},]', re.DOTALL)
-_TO_BRACKET = re.compile(rb'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+")*+[\[\]{}]', re.DOTALL)
-_ARRAY_END = re.compile(rb"[ \t\n\r]*\]")
-
-
-def _array_slices(body: bytes) -> Iterator[bytes]:
-    """Cut a large array into smaller arrays of whole items.
-
-    Cuts are made by nesting alone: each slice is still to be decoded, and a body that is not JSON yields a slice that
-    does not decode. Only cuts themselves could hide a fault (a missing item beside them), so those are looked at here.
-    """
-    start, position, depth, items = 1, 1, 0, 0
-    while match := (_TO_BRACKET if depth else _TO_ITEM_END).match(body, position):
-        position = match.end()
-        last = body[position - 1]
-        if last == 0x2C:  # comma
-            items += 1
-            if items >= JSON_MESSAGES_MAX:
-                raise TooManyMessages(JSON_MESSAGES_MAX)
-            if position - start >= _SLICE_BYTES and not _ARRAY_END.match(body, position):
-                item = body[start : position - 1]
-                if item.isspace():
-                    raise InvalidBody("invalid JSON: an item is missing")
-                yield b"[" + item + b"]"
-                start = position
-        elif last in b"[{":
-            depth += 1
-            if depth > JSON_DEPTH_MAX:
-                raise InvalidBody(f"JSON nested deeper than {JSON_DEPTH_MAX} levels")
-        elif depth:
-            depth -= 1
-        else:
-            break
-    yield b"[" + body[start:]
 
 
 def json_array(framed: bytes) -> bytes:

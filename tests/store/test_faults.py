@@ -1,0 +1,487 @@
+"""Disks that fail, processes that are killed, power that is cut: what was acknowledged stays, what was not is whole or
+not there at all, and nobody ever saw it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.store.looking import Contents
+from tests.store.sizes import LARGE_BYTES, OVERLAY_BYTES_MAX, miniature
+from tests.store.workload import Workload, look, workload
+from unbroken.engine import Engine, commit
+from unbroken.errors import OutcomeUnknown, StorageFull, StoreError, StoreReadOnly, UnbrokenError
+from unbroken.store.sqlite import SqliteStore
+from unbroken.store.sqlite.check import check
+from unbroken.testing.faults import Fault, FaultyDisk, Operation, OperationKind
+from unbroken.testing.store_suite import append, create, execute, read_stream, settle
+
+FAILURES = {Fault.ERROR: StoreReadOnly, Fault.SHORT: StoreReadOnly, Fault.FULL: StorageFull}
+
+
+@pytest.fixture(autouse=True)
+def small() -> Iterator[None]:
+    with miniature():
+        yield
+
+
+@pytest.fixture
+def disk() -> Iterator[FaultyDisk]:
+    with FaultyDisk() as disk:
+        yield disk
+
+
+def make(directory: Path, disk: FaultyDisk | None = None, *, overlay_bytes: int = OVERLAY_BYTES_MAX) -> SqliteStore:
+    return SqliteStore(directory, overlay_bytes_max=overlay_bytes, vfs=None if disk is None else disk.name)
+
+
+@contextlib.asynccontextmanager
+async def opened(store: SqliteStore) -> AsyncIterator[SqliteStore]:
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def found_in(directory: Path) -> Contents:
+    """What a store finds in a directory. It must be sound, before recovery and after it."""
+    assert check(directory) == []
+    async with opened(make(directory)) as store:
+        found = await look(store)
+    assert check(directory) == []
+    return found
+
+
+# --- one fault ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("body", [b"two", b"2" * LARGE_BYTES], ids=["small", "large"])
+@pytest.mark.parametrize("kind", ["sync", "write"])
+@pytest.mark.parametrize("fault", Fault)
+async def test_a_failed_commit_is_unknown_and_unseen(
+    tmp_path: Path, disk: FaultyDisk, fault: Fault, kind: OperationKind, body: bytes
+) -> None:
+    store = make(tmp_path / "data", disk)
+    async with opened(store):
+        await execute(store, create("/a", b"one"))
+        before = store.state("/a")
+        assert before is not None
+        disk.fail(fault, kind, file="log")
+        with pytest.raises(OutcomeUnknown):
+            await execute(store, append("/a", body), create("/b"))
+        assert type(store.failure) is FAILURES[fault]
+        assert store.state("/a") == before
+        assert store.state("/b") is None
+        assert await read_stream(store, before) == b"one"
+        assert await store.read(before.number, 0, 99) == b"one"
+        disk.leave(tmp_path / "data", tmp_path / "killed")
+    for directory in (tmp_path / "data", tmp_path / "killed"):
+        assert check(directory) == []
+        async with opened(make(directory)) as again:
+            state = again.state("/a")
+            assert state is not None
+            assert (again.state("/b") is not None) == (state.tail > 3)
+            assert await read_stream(again, state) in (b"one", b"one" + body)
+
+
+async def test_a_failed_fsync_is_fatal_and_never_retried(tmp_path: Path, disk: FaultyDisk) -> None:
+    """After a failed fsync the kernel may drop what it could not write and report success the next time."""
+    store = make(tmp_path / "data", disk)
+    async with opened(store):
+        await execute(store, create("/a", b"one"))
+        disk.fail(Fault.ERROR, "sync", file="log")
+        with pytest.raises(OutcomeUnknown):
+            await execute(store, append("/a", b"two"))
+        done = {kind: disk.counts[kind] for kind in ("write", "sync", "truncate")}
+        for command in (append("/a", b"three"), create("/b")):
+            with pytest.raises((StoreReadOnly, OutcomeUnknown)):
+                await execute(store, command)
+        assert not await store.maintain()
+        assert {kind: disk.counts[kind] for kind in ("write", "sync", "truncate")} == done
+        assert store.state("/b") is None
+
+
+async def test_writes_are_refused_at_once_after_a_failure(tmp_path: Path, disk: FaultyDisk) -> None:
+    """By the store too, not only by the engine: nothing is begun on a connection whose last commit failed."""
+    async with opened(make(tmp_path / "data", disk)) as store:
+        await execute(store, create("/a", b"one"))
+        disk.fail(Fault.FULL, "write", file="log")
+        with pytest.raises(OutcomeUnknown):
+            await execute(store, append("/a", b"two"))
+        disk.heal()
+        with pytest.raises(StorageFull):
+            await execute(store, append("/a", b"three"))
+
+
+async def test_a_failed_commit_fails_its_whole_batch_and_all_that_follow(tmp_path: Path, disk: FaultyDisk) -> None:
+    async with Engine(make(tmp_path / "data", disk)) as engine, asyncio.timeout(20):
+        await engine.create("/a", data=b"one")
+        disk.fail(Fault.ERROR, "sync", file="log")
+        outcomes = await asyncio.gather(
+            *(engine.append("/a", b"two") for _ in range(5)), engine.create("/b"), return_exceptions=True
+        )
+        assert {type(outcome) for outcome in outcomes} == {OutcomeUnknown}
+        with pytest.raises(StoreReadOnly):
+            await engine.append("/a", b"three")
+        assert (await engine.read("/a")).data == b"one"
+    assert check(tmp_path / "data") == []
+
+
+async def test_a_failed_checkpoint_loses_nothing(tmp_path: Path, disk: FaultyDisk) -> None:
+    plan = await workload()
+    async with opened(make(tmp_path / "data", disk)) as store:
+        disk.fail(Fault.ERROR, "write", "sync", file="database")
+        acknowledged = 0
+        while store.failure is None and acknowledged < len(plan.transactions):
+            await execute(store, *plan.transactions[acknowledged])
+            acknowledged += 1
+        assert isinstance(store.failure, StoreReadOnly)
+        assert await look(store) == plan.expected[acknowledged]
+        disk.leave(tmp_path / "data", tmp_path / "killed")
+    assert await found_in(tmp_path / "data") == plan.expected[acknowledged]
+    assert await found_in(tmp_path / "killed") == plan.expected[acknowledged]
+
+
+# --- a fault anywhere ----------------------------------------------------------------------------------------------
+
+
+async def run(store: SqliteStore, plan: Workload) -> tuple[int, bool]:
+    """Run a workload with housekeeping between its steps, until something fails.
+
+    Returns:
+        How many transactions were acknowledged, and whether another one was tried.
+    """
+    for index, commands in enumerate(plan.transactions):
+        try:
+            await execute(store, *commands)
+        except OutcomeUnknown:
+            return index, True
+        if store.failure is not None:
+            return index + 1, False
+        try:
+            await store.maintain()
+        except OutcomeUnknown:
+            return index + 1, False
+    return len(plan.transactions), False
+
+
+async def count_operations(directory: Path) -> int:
+    plan = await workload()
+    with FaultyDisk() as disk:
+        async with opened(make(directory, disk)) as store:
+            before = sum(disk.counts[kind] for kind in ("write", "sync", "truncate"))
+            await run(store, plan)
+            return sum(disk.counts[kind] for kind in ("write", "sync", "truncate")) - before
+
+
+async def fail_at(directory: Path, index: int, fault: Fault) -> None:
+    plan = await workload()
+    with FaultyDisk() as disk:
+        store = make(directory / "data", disk)
+        async with opened(store):
+            disk.fail(fault, "write", "sync", "truncate", after=index)
+            acknowledged, tried = await run(store, plan)
+            disk.heal()
+            assert await look(store) == plan.expected[acknowledged]
+            if store.failure is not None:
+                assert type(store.failure) is FAILURES[fault]
+            disk.leave(directory / "data", directory / "killed")
+    possible = plan.expected[acknowledged : acknowledged + 1 + tried]
+    for left in ("data", "killed"):
+        assert await found_in(directory / left) in possible
+
+
+@pytest.mark.parametrize("fault", Fault)
+async def test_whatever_fails_what_was_acknowledged_is_there(tmp_path: Path, fault: Fault) -> None:
+    operations = await count_operations(tmp_path / "count")
+    for index in range(Random(fault.name).randrange(8), operations, 8):
+        await fail_at(tmp_path / str(index), index, fault)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("fault", Fault)
+async def test_whatever_fails_what_was_acknowledged_is_there_in_full(tmp_path: Path, fault: Fault) -> None:
+    operations = await count_operations(tmp_path / "count")
+    for index in range(operations):
+        await fail_at(tmp_path / str(index), index, fault)
+
+
+# --- killed, or the power cut, at any moment -------------------------------------------------------------------------
+
+
+class Camera:
+    """Takes pictures of what a crash would leave, before each operation of a disk that ``wanted`` picks."""
+
+    def __init__(self, disk: FaultyDisk, directory: Path, target: Path, *, every: int, chance: Random | None) -> None:
+        self.pictures: list[tuple[Path, int]] = []
+        self.acknowledged = 0
+        self._disk = disk
+        self._directory = directory
+        self._target = target
+        self._every = every
+        self._chance = chance
+        self._seen = 0
+        self._lock = threading.Lock()
+        disk.watch = self._watch
+
+    def _watch(self, operation: Operation) -> None:
+        if operation.kind in ("read", "open"):
+            return
+        with self._lock:
+            self._seen += 1
+            if self._seen % self._every:
+                return
+            picture = self._target / str(self._seen)
+            self._disk.leave(self._directory, picture, chance=self._chance)
+            self.pictures.append((picture, self.acknowledged))
+
+
+async def crash_anywhere(directory: Path, *, every: int, chance: Random | None) -> int:
+    """Run a workload and look into what crashes at many of its moments would have left.
+
+    Returns:
+        At how many.
+    """
+    plan = await workload()
+    with FaultyDisk() as disk:
+        async with opened(make(directory / "data", disk)) as store:
+            camera = Camera(disk, directory / "data", directory / "left", every=every, chance=chance)
+            for commands in plan.transactions:
+                await execute(store, *commands)
+                camera.acknowledged += 1
+                await store.maintain()
+            disk.watch = None
+    for picture, acknowledged in camera.pictures:
+        assert await found_in(picture) in plan.expected[acknowledged : acknowledged + 2], picture
+    return len(camera.pictures)
+
+
+async def test_killed_at_any_moment(tmp_path: Path) -> None:
+    assert await crash_anywhere(tmp_path, every=5, chance=None) > 40
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_power_cut_at_any_moment(tmp_path: Path, seed: int) -> None:
+    """What was not synced is there, or not, or in part: a torn tail is never kept."""
+    assert await crash_anywhere(tmp_path, every=9, chance=Random(seed)) > 20
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(40))
+async def test_power_cut_at_any_moment_in_full(tmp_path: Path, seed: int) -> None:
+    await crash_anywhere(tmp_path, every=1 + seed % 4, chance=Random(seed))
+
+
+@pytest.mark.parametrize("seed", [None, 1, 2])
+async def test_crashed_at_any_moment_of_the_first_start(tmp_path: Path, seed: int | None) -> None:
+    with FaultyDisk() as disk:
+        chance = None if seed is None else Random(seed)
+        camera = Camera(disk, tmp_path / "data", tmp_path / "left", every=1, chance=chance)
+        async with opened(make(tmp_path / "data", disk)):
+            disk.watch = None
+    assert len(camera.pictures) > 10
+    for picture, _ in camera.pictures:
+        async with opened(make(picture)) as store:
+            await execute(store, create("/a", b"one"))
+        assert check(picture) == []
+
+
+@pytest.mark.parametrize("seed", [None, 1, 2])
+async def test_crashed_at_any_moment_of_recovery(tmp_path: Path, seed: int | None) -> None:
+    """And recovered after that."""
+    plan = await workload()
+    with FaultyDisk() as disk:
+        async with opened(make(tmp_path / "data", disk, overlay_bytes=10**9)) as store:
+            for commands in plan.transactions:
+                await execute(store, *commands)
+            disk.leave(tmp_path / "data", tmp_path / "killed")
+        chance = None if seed is None else Random(seed)
+        every = 3 if seed is None else 7
+        camera = Camera(disk, tmp_path / "killed", tmp_path / "left", every=every, chance=chance)
+        async with opened(make(tmp_path / "killed", disk)) as store:
+            disk.watch = None
+            assert await look(store) == plan.expected[-1]
+    assert len(camera.pictures) > 5
+    for picture, _ in camera.pictures:
+        assert await found_in(picture) == plan.expected[-1]
+
+
+# --- who sees what, when -------------------------------------------------------------------------------------------
+
+
+class Gate:
+    """Holds up the next sync of the log until it is told to go on."""
+
+    def __init__(self, disk: FaultyDisk) -> None:
+        self.reached = threading.Event()
+        self.go_on = threading.Event()
+        disk.watch = self._watch
+
+    def _watch(self, operation: Operation) -> None:
+        if operation.kind == "sync" and operation.file == "log" and not self.reached.is_set():
+            self.reached.set()
+            self.go_on.wait(20)
+
+    async def closed(self) -> None:
+        """Wait until a sync stands before it."""
+        assert await asyncio.to_thread(self.reached.wait, 20)
+
+
+@pytest.mark.parametrize("body", [b"two", b"2" * LARGE_BYTES], ids=["small", "large"])
+async def test_a_live_reader_is_not_woken_before_the_data_is_durable(
+    tmp_path: Path, disk: FaultyDisk, body: bytes
+) -> None:
+    async with Engine(make(tmp_path / "data", disk)) as engine, asyncio.timeout(20):
+        await engine.create("/a", data=b"one")
+        with engine.follower("/a", "now") as follower:
+            await follower.next(10)
+            waiting = asyncio.ensure_future(follower.next(10))
+            gate = Gate(disk)
+            appending = asyncio.ensure_future(engine.append("/a", body))
+            await gate.closed()
+            for _ in range(10):
+                assert (await engine.read("/a")).data == b"one"
+                assert engine.head("/a").tail == 3
+            assert not appending.done()
+            assert not waiting.done()
+            gate.go_on.set()
+            assert (await appending).next_offset.position == 3 + len(body)
+            page = await waiting
+            assert page is not None
+            assert page.data == body
+    assert check(tmp_path / "data") == []
+
+
+async def test_a_live_reader_never_sees_what_a_failed_commit_held(tmp_path: Path, disk: FaultyDisk) -> None:
+    async with Engine(make(tmp_path / "data", disk)) as engine, asyncio.timeout(20):
+        await engine.create("/a", data=b"one")
+        with engine.follower("/a", "now") as follower:
+            await follower.next(10)
+            waiting = asyncio.ensure_future(follower.next(0.5))
+            disk.fail(Fault.ERROR, "sync", file="log")
+            with pytest.raises(OutcomeUnknown):
+                await engine.append("/a", b"two")
+            assert await waiting is None
+        assert (await engine.read("/a")).data == b"one"
+
+
+async def test_an_append_whose_client_has_gone_does_not_hold_up_the_stream(tmp_path: Path, disk: FaultyDisk) -> None:
+    """A request that is given up during its commit happens whole; the next one is not in its way."""
+    async with Engine(make(tmp_path / "data", disk)) as engine, asyncio.timeout(20):
+        await engine.create("/a", data=b"one")
+        gate = Gate(disk)
+        given_up = asyncio.ensure_future(engine.append("/a", b"two"))
+        await gate.closed()
+        queued = asyncio.ensure_future(engine.append("/a", b"never"))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        next_one = asyncio.ensure_future(engine.append("/a", b"three"))
+        await asyncio.sleep(0)
+        queued.cancel()
+        gate.go_on.set()
+        await next_one
+        data = (await engine.read("/a")).data
+        assert data.startswith(b"onetwo")
+        assert data.endswith(b"three")
+        assert engine.head("/a").tail == len(data)
+    assert check(tmp_path / "data") == []
+
+
+# --- letting go -------------------------------------------------------------------------------------------------------
+
+
+async def assert_free(directory: Path) -> None:
+    """Nothing of an earlier store keeps the directory."""
+    async with opened(make(directory)) as store:
+        assert store.failure is None
+    assert check(directory) == []
+
+
+async def test_a_failed_store_lets_go_of_its_directory(tmp_path: Path, disk: FaultyDisk) -> None:
+    store = make(tmp_path / "data", disk)
+    await store.open()
+    await execute(store, create("/a", b"one"))
+    disk.fail(Fault.ERROR, "sync", file="log")
+    with pytest.raises(OutcomeUnknown):
+        await execute(store, append("/a", b"two"))
+    await store.close()
+    await assert_free(tmp_path / "data")
+
+
+async def test_a_store_that_fails_while_it_closes_lets_go_of_its_directory(tmp_path: Path, disk: FaultyDisk) -> None:
+    store = make(tmp_path / "data", disk)
+    await store.open()
+    await execute(store, create("/a", b"one"))
+    disk.fail(Fault.ERROR, "sync", file="log")
+    with contextlib.suppress(UnbrokenError):
+        await store.close()
+    await assert_free(tmp_path / "data")
+
+
+async def test_a_store_that_cannot_be_opened_lets_go_of_its_directory(tmp_path: Path, disk: FaultyDisk) -> None:
+    plan = await workload()
+    async with opened(make(tmp_path / "data", disk)) as store:
+        await run(store, plan)
+        disk.leave(tmp_path / "data", tmp_path / "left")
+    for index in range(12):
+        threads = threading.active_count()
+        disk.fail(Fault.ERROR, "sync", "write", "open", "read", after=index * 3)
+        store = make(tmp_path / "left", disk)
+        try:
+            await store.open()
+        except StoreError:
+            assert threading.active_count() == threads
+        else:
+            with contextlib.suppress(UnbrokenError):
+                await store.close()
+        disk.heal()
+    assert await found_in(tmp_path / "left") == plan.expected[-1]
+
+
+async def test_an_engine_whose_housekeeping_failed_answers_and_stops(
+    tmp_path: Path, disk: FaultyDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writes that came in meanwhile are refused, not left hanging; and stopping lets go of the directory."""
+    monkeypatch.setattr(commit, "_IDLE_MAINTENANCE_S", 0.01)
+    async with asyncio.timeout(20):
+        engine = Engine(make(tmp_path / "data", disk))
+        await engine.start()
+        await engine.create("/a", data=b"one")
+        gate = Gate(disk)
+        await gate.closed()  # by housekeeping
+        disk.fail(Fault.ERROR, "sync", file="log")
+        appending = asyncio.ensure_future(engine.append("/a", b"two"))
+        await asyncio.sleep(0)
+        gate.go_on.set()
+        done, _ = await asyncio.wait([appending], timeout=2)
+        with contextlib.suppress(OutcomeUnknown):
+            await engine.stop()
+        assert done, "the append was never answered"
+        assert isinstance(appending.exception(), StoreReadOnly | OutcomeUnknown)
+    await assert_free(tmp_path / "data")
+
+
+async def test_an_engine_whose_sweep_cannot_read_still_stops(tmp_path: Path, disk: FaultyDisk) -> None:
+    async with asyncio.timeout(20):
+        engine = Engine(make(tmp_path / "data", disk))
+        await engine.start()
+        await engine.create("/a", data=b"one", ttl_s=3600)
+        await settle(engine.store)
+        disk.fail(Fault.ERROR, "read", lasting=True)
+        while engine.store.failure is None:
+            with contextlib.suppress(StoreError, OutcomeUnknown):
+                engine.store.due("ttl_s", (0, 0), 10**6, 10)
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.6)  # a sweep later
+        disk.heal()
+        with contextlib.suppress(StoreError):
+            await engine.stop()
+    await assert_free(tmp_path / "data")
