@@ -117,9 +117,11 @@ def running(command: Sequence[str], directory: Path) -> Iterator[Process]:
 def _port(child: subprocess.Popen[bytes]) -> int | None:
     assert child.stdout is not None
     said = b""
+    poll = select.poll()
+    poll.register(child.stdout, select.POLLIN)
     end_s = time.monotonic() + _START_S
     while (left_s := end_s - time.monotonic()) > 0:
-        if not select.select([child.stdout], [], [], left_s)[0]:
+        if not poll.poll(1000 * left_s):
             break
         part = os.read(child.stdout.fileno(), 4096)
         said += part

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -113,7 +114,8 @@ async def test_batch_is_decided_in_order() -> None:
         await settle()
         store.open_gate()
         await blocker
-        first, again, regression, closing, late, deleted, created = await asyncio.gather(*tasks, return_exceptions=True)
+        outcomes: list[Any] = await asyncio.gather(*tasks, return_exceptions=True)
+        first, again, regression, closing, late, deleted, created = outcomes
         assert (first.next_offset, first.duplicate) == (Offset(1, 8), False)
         assert (again.next_offset, again.duplicate) == (Offset(1, 8), True)
         assert isinstance(regression, errors.SequenceRegression)

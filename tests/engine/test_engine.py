@@ -72,12 +72,17 @@ async def test_append_and_read(start: Start) -> None:
         page = await engine.read("/a")
         assert (page.body, page.messages) == (b'[1,"two"]', [b"1", b'"two"'])
         assert (page.next_offset, page.up_to_date, page.closed) == (Offset(1, 8), True, False)
-        for offset in (Offset(1, 2), "0000000000000001_0000000000000002"):
-            assert (await engine.read("/a", offset)).messages == [b'"two"']
-        for offset in (Anchor.NOW, "now", page.next_offset):
-            assert (await engine.read("/a", offset)).messages == []
-        for offset in ("-1", Anchor.BEGINNING):
-            assert len((await engine.read("/a", offset)).messages) == 2
+        offsets: dict[Offset | Anchor | str, list[bytes]] = {
+            Offset(1, 2): [b'"two"'],
+            "0000000000000001_0000000000000002": [b'"two"'],
+            Anchor.NOW: [],
+            "now": [],
+            page.next_offset: [],
+            "-1": [b"1", b'"two"'],
+            Anchor.BEGINNING: [b"1", b'"two"'],
+        }
+        for offset, messages in offsets.items():
+            assert (await engine.read("/a", offset)).messages == messages
 
 
 async def test_refusals_are_raised(start: Start) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.protocol.support import deterministic
@@ -98,22 +98,28 @@ class Model:
         assert {offset: resolve_offset(state, offset) for offset in given} == given, "an offset stays valid"
 
 
-PATHS = st.sampled_from(["/a", "/b", "/c", "/d"])
+PATHS = st.sampled_from(["/a", "/b", "/c", "/d", "/e"])
 DATA = st.sampled_from([b"", b"x", b"yz", b"12345"])
-LIFETIMES = st.sampled_from([None, None, None, Lifetime(ttl_s=0), Lifetime(ttl_s=2)])
-STAMPS = st.one_of(st.none(), st.builds(ProducerStamp, st.sampled_from("pq"), st.integers(0, 1), st.integers(0, 2)))
+LIFETIMES = st.sampled_from([None, None, None, None, None, Lifetime(ttl_s=0), Lifetime(ttl_s=2), Lifetime(ttl_s=2)])
+STAMPS = st.none() | st.none() | st.builds(ProducerStamp, st.sampled_from("pq"), st.integers(0, 1), st.integers(0, 2))
 NUMBERS = st.integers(1, 12)
+CREATE = st.tuples(st.just("create"), PATHS, DATA, st.none(), st.just(-1), LIFETIMES)
+FORK = st.tuples(st.just("create"), PATHS, DATA, PATHS, st.integers(-1, 20), LIFETIMES)
+APPEND = st.tuples(st.just("append"), PATHS, DATA, st.sampled_from([False] * 9 + [True]), STAMPS)
+DELETE = st.tuples(st.just("delete"), PATHS)
 STEPS = st.one_of(
-    st.tuples(st.just("create"), PATHS, DATA, st.none() | PATHS, st.integers(-1, 20), LIFETIMES),
-    st.tuples(st.just("create"), PATHS, DATA, PATHS, st.integers(-1, 20), LIFETIMES),
-    st.tuples(st.just("append"), PATHS, DATA, st.sampled_from([False, False, False, True]), STAMPS),
-    st.tuples(st.just("append"), PATHS, DATA, st.just(False), st.none()),
-    st.tuples(st.just("delete"), PATHS),
+    *(CREATE, FORK, FORK, FORK, APPEND, APPEND, DELETE),
     st.tuples(st.just("wait"), st.sampled_from([0.5, 2.0])),
     st.tuples(st.just("housekeeping")),
     st.tuples(st.just("reclaim"), PATHS, NUMBERS),
     st.tuples(st.just("release"), PATHS, NUMBERS, NUMBERS),
 )
+BEGINNING = [
+    ("create", "/a", b"abcdef", None, -1, None),
+    ("create", "/b", b"xyz", "/a", 4, None),
+    ("create", "/c", b"", "/b", 5, None),
+]
+HISTORIES = st.lists(STEPS, min_size=20, max_size=40).map(lambda steps: [*BEGINNING, *steps])
 
 
 def take(model: Model, step: tuple[Any, ...]) -> None:
@@ -139,7 +145,7 @@ def take(model: Model, step: tuple[Any, ...]) -> None:
 
 
 @deterministic
-@given(st.lists(STEPS, min_size=5, max_size=40))
+@given(HISTORIES)
 def test_any_history_keeps_what_was_acknowledged(steps: list[tuple[Any, ...]]) -> None:
     model = Model()
     for step in steps:
@@ -148,7 +154,7 @@ def test_any_history_keeps_what_was_acknowledged(steps: list[tuple[Any, ...]]) -
 
 
 @deterministic
-@given(st.lists(STEPS, max_size=40))
+@given(HISTORIES)
 def test_after_any_history_everything_can_be_deleted_to_the_last_byte(steps: list[tuple[Any, ...]]) -> None:
     model = Model()
     for step in steps:
@@ -160,7 +166,7 @@ def test_after_any_history_everything_can_be_deleted_to_the_last_byte(steps: lis
 
 
 @deterministic
-@given(st.lists(STEPS, max_size=25))
+@given(HISTORIES)
 def test_creation_numbers_are_never_used_again_and_old_offsets_never_found(steps: list[tuple[Any, ...]]) -> None:
     model = Model()
     dead: dict[str, set[Offset]] = {}
@@ -181,8 +187,8 @@ def test_creation_numbers_are_never_used_again_and_old_offsets_never_found(steps
 
 
 @deterministic
-@given(st.lists(STEPS, max_size=25), PATHS)
-def test_sent_twice_a_creation_is_confirmed_and_changes_nothing(steps: list[tuple[Any, ...]], path: str) -> None:
+@given(HISTORIES)
+def test_sent_twice_a_creation_is_confirmed_and_changes_nothing(steps: list[tuple[Any, ...]]) -> None:
     model = Model()
     for step in steps:
         take(model, step)
@@ -199,9 +205,11 @@ def test_sent_twice_a_creation_is_confirmed_and_changes_nothing(steps: list[tupl
 # --- decide is total -------------------------------------------------------------------------------------------------
 
 SMALL = st.integers(-3, 12)
-TYPES = st.sampled_from([None, "", "text/plain", "TEXT/PLAIN;x", "application/json", "application/x", "junk"])
-ERRORS = st.sampled_from([None, None, InvalidHeader("x"), InvalidBody("x"), InvalidOffset("x")])
-CONTENTS = st.builds(Content, st.sampled_from([b"", b"x", b"1\x1e"]), st.booleans(), ERRORS)
+TYPES = st.sampled_from(
+    ["text/plain", "text/plain", "TEXT/PLAIN;x", "text/plain", "application/json", "junk", "", None]
+)
+ERRORS = st.sampled_from([None, None, None, None, InvalidHeader("x"), InvalidBody("x"), InvalidOffset("x")])
+CONTENTS = st.builds(Content, st.sampled_from([b"x", b"1\x1e", b""]), st.booleans(), ERRORS)
 ANY_STAMP = st.one_of(st.none(), st.builds(ProducerStamp, st.sampled_from(["", "p"]), SMALL, SMALL))
 ANY_LIFETIME = st.sampled_from([IMMORTAL, Lifetime(), Lifetime(0), Lifetime(2**63), Lifetime(None, 0), Lifetime(5, 5)])
 FORKS = st.builds(ForkRequest, PATHS, st.none() | SMALL, SMALL, SMALL, st.none() | SMALL, ERRORS)
@@ -231,6 +239,8 @@ STATES = st.builds(
 )
 NOW = Instant(5, 5)
 VIEWS = st.one_of(
+    st.builds(View, st.just(Presence.LIVE), STATES),
+    st.builds(View, st.just(Presence.LIVE), STATES),
     st.builds(View, st.sampled_from(Presence), st.none() | STATES),
     st.builds(view, st.none() | STATES, st.just(NOW), st.sampled_from([0, 5])),
 )
@@ -245,7 +255,7 @@ SITUATIONS = st.builds(
 )
 
 
-@deterministic
+@settings(deterministic, max_examples=400)
 @given(COMMANDS, SITUATIONS)
 @example(Create("/a"), Situation(NOW, View(Presence.LIVE, None)))
 @example(Append("/a"), Situation(NOW, View(Presence.LIVE, None)))

@@ -32,7 +32,8 @@ def parse_events(block: str) -> tuple[list[Event], list[str]]:
     """Events and comments of a whole text that ends with a blank line."""
     events: list[Event] = []
     comments: list[str] = []
-    kind, data, event_id = "message", [], None
+    kind, event_id = "message", None
+    data: list[str] = []
     for line in _LINE_END.split(block):
         if not line:
             if data:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from tests.engine.gated_store import GatedStore
 from tests.server.conftest import Serve
-from tests.server.site import TEXT, problem_code
+from tests.server.site import TEXT, Site, problem_code
+from unbroken import errors
+from unbroken.testing import ManualClock, live_server
 
 
 @pytest.mark.parametrize("method", ["PATCH", "TRACE", "MKCOL", "PROPFIND"])
@@ -58,3 +61,39 @@ async def test_draining_server_says_so(serve_memory: Serve) -> None:
         assert problem_code(response) == (503, "draining")
         assert int(response["retry-after"]) > 0
         assert (await site.get("/a")).body == b"x"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError("disk on fire"), (503, "outcome-unknown")),
+        (errors.OutcomeUnknown("fsync failed"), (503, "outcome-unknown")),
+        (errors.StorageFull("no space left"), (507, "storage-full")),
+    ],
+)
+async def test_store_that_cannot_write(error: Exception, expected: tuple[int, str]) -> None:
+    """The write says that its outcome is unknown, later ones are refused, reads go on, readiness tells."""
+    store, clock = GatedStore(), ManualClock()
+    async with live_server(store, clock=clock) as server:
+        site = Site(server, clock)
+        await site.create("/a", TEXT, b"durable")
+        assert (await site.get("/-/ready")).status == 200
+        store.error = error
+        assert problem_code(await site.post("/a", TEXT, b"x")) == expected
+        for method, body in (("POST", b"x"), ("PUT", b"x"), ("DELETE", None)):
+            response = await site.request(method, "/a", TEXT, body)
+            assert problem_code(response) == (503, "store-read-only")
+        page = await site.get("/a")
+        assert (page.status, page.body) == (200, b"durable")
+        assert (await site.get("/a?offset=now&live=long-poll&timeout=0")).status == 204
+        assert problem_code(await site.get("/-/ready")) == (503, "store-read-only")
+        assert (await site.get("/-/health")).status == 200
+
+
+async def test_too_many_writes_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unbroken.engine.commit.QUEUE_MAX", 0)
+    clock = ManualClock()
+    async with live_server(clock=clock) as server:
+        response = await Site(server, clock).put("/a", TEXT)
+        assert problem_code(response) == (503, "overloaded")
+        assert int(response["retry-after"]) > 0

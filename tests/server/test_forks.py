@@ -295,8 +295,20 @@ async def test_deleted_source_lives_on_in_its_forks(serve: Serve) -> None:
         assert (await site.get("/b")).body == b"hello"
         await site.append("/b", TEXT, b"!")
         await site.delete("/b")
-        assert (await site.get("/a")).status == 404, "the last fork took it along"
-        assert (await site.create("/a", TEXT))["stream-next-offset"] == offset(3, 0)
+        assert (await site.create("/a", TEXT))["stream-next-offset"] == offset(3, 0), "the last fork took it along"
+
+
+async def test_source_is_gone_for_good_with_its_last_fork(serve: Serve) -> None:
+    async with serve() as site:
+        await site.create("/a", TEXT, b"hello")
+        for fork in ("/b", "/c"):
+            await site.create(fork, _fork())
+        await site.delete("/a")
+        await site.delete("/b")
+        assert (await site.get("/a")).status == 410
+        await site.delete("/c")
+        await until(lambda: site.engine.store.state("/a") is None)
+        assert problem_code(await site.get("/a")) == (404, "stream-not-found")
 
 
 async def test_deletion_cascades(serve: Serve) -> None:

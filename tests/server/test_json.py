@@ -195,7 +195,7 @@ async def test_number_of_messages_is_limited(serve_memory: Serve) -> None:
 @pytest.mark.parametrize("unit", [b'{"n":1,"s":"a,b]}[{"}', b'"\\ud83d, ]"', b"[1, [2], {}]"])
 async def test_large_body_is_cut_at_the_right_places(serve: Serve, unit: bytes) -> None:
     """Bodies over 1 MiB are split in slices, off the event loop; nobody may notice."""
-    count = 1_100_000 // len(unit)
+    count = 1_100_000 // (len(unit) + 3)
     body = b"[" + b" ,\n".join([unit] * count) + b"]"
     assert len(body) > 1024 * 1024
     async with serve(page_size=16 * 1024 * 1024) as site:

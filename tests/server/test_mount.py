@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
+from tests.engine.helpers import until
 from tests.server.site import JSON, TEXT, Site, closed, offset, problem_code
 from unbroken.engine import Engine
 from unbroken.server.asgi import AsgiApp
@@ -182,6 +183,34 @@ async def test_below_middleware_that_compresses(store: Store) -> None:
             assert (await events.batch())[1]["streamNextOffset"] == offset(1, 600)
             await site.post("/streams/a", closed(TEXT), b"!")
             assert (await events.batch())[0] == "!"
+
+
+async def test_below_middleware_that_wraps_every_request(store: Store) -> None:
+    """``@app.middleware("http")`` puts its own receive and send between; live reads still come, wait and end."""
+
+    def wrapped(streams: AsgiApp, prefix: str) -> FastAPI:
+        app = _fastapi(streams, prefix)
+
+        @app.middleware("http")
+        async def mark(request: fastapi.Request, call_next: Any) -> Any:
+            response = await call_next(request)
+            response.headers["x-marked"] = "yes"
+            return response
+
+        return app
+
+    async with _mounted(store, wrapped, "/streams") as site:
+        response = await site.create("/streams/a", TEXT, b"hello")
+        assert response["x-marked"] == "yes"
+        async with site.waiting("/streams/a?offset=now&live=long-poll") as answer:
+            await site.append("/streams/a", TEXT, b"!")
+            assert (await answer).body == b"!"
+        async with site.events("/streams/a?offset=-1&live=sse") as events:
+            assert (await events.batch())[0] == "hello!"
+            await site.append("/streams/a", TEXT, b"?")
+            assert (await events.batch())[0] == "?"
+            await until(lambda: len(site.engine.waiters) == 1)
+        await until(lambda: len(site.engine.waiters) == 0)
 
 
 async def test_engine_of_a_mounted_app_can_be_used_beside_http(store: Store) -> None:

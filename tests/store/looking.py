@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from unbroken.protocol.producers import Producer
 from unbroken.protocol.stream import StreamState
 from unbroken.store.base import Hold, Store
+from unbroken.store.staged import Base, StagedTransaction
 from unbroken.testing.store_suite import read_stream
 
 __all__ = ["Contents", "contents"]
@@ -31,16 +32,15 @@ async def contents(store: Store, paths: Iterable[str], producer_ids: Iterable[st
         producer_ids: which producers to ask for, in each stream.
     """
     states = {path: state for path in sorted(paths) if (state := store.state(path)) is not None}
-    async with store.transaction(sorted(states)) as transaction:
-        assert all(transaction.state(path) == state for path, state in states.items())
-        producers = {
-            (state.number, producer_id): known
-            for state in states.values()
-            for producer_id in producer_ids
-            if (known := transaction.producer(state.number, producer_id)) is not None
-        }
-        holds = set(store.holds(1_000_000))
-        assert all(transaction.is_held(hold.fork) for hold in holds)
-        next_number = transaction.next_number()
+    view = StagedTransaction(cast(Base, store))  # works on a store that takes no more writes, too
+    assert all(view.state(path) == state for path, state in states.items())
+    producers = {
+        (state.number, producer_id): known
+        for state in states.values()
+        for producer_id in producer_ids
+        if (known := view.producer(state.number, producer_id)) is not None
+    }
+    holds = set(store.holds(1_000_000))
+    assert all(view.is_held(hold.fork) for hold in holds)
     streams = {path: (state, await read_stream(store, state)) for path, state in states.items()}
-    return Contents(streams, producers, holds, next_number)
+    return Contents(streams, producers, holds, view.next_number())

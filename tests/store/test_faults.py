@@ -20,6 +20,7 @@ from unbroken.engine import Engine, commit
 from unbroken.errors import OutcomeUnknown, StorageFull, StoreError, StoreReadOnly, UnbrokenError
 from unbroken.store.sqlite import SqliteStore
 from unbroken.store.sqlite.check import check
+from unbroken.testing import ManualClock
 from unbroken.testing.faults import Fault, FaultyDisk, Operation, OperationKind
 from unbroken.testing.store_suite import append, create, execute, read_stream, settle
 
@@ -166,9 +167,9 @@ async def run(store: SqliteStore, plan: Workload) -> tuple[int, bool]:
             return index, True
         if store.failure is not None:
             return index + 1, False
-        try:
+        with contextlib.suppress(OutcomeUnknown):
             await store.maintain()
-        except OutcomeUnknown:
+        if store.failure is not None:
             return index + 1, False
     return len(plan.transactions), False
 
@@ -304,8 +305,7 @@ async def test_crashed_at_any_moment_of_recovery(tmp_path: Path, seed: int | Non
                 await execute(store, *commands)
             disk.leave(tmp_path / "data", tmp_path / "killed")
         chance = None if seed is None else Random(seed)
-        every = 3 if seed is None else 7
-        camera = Camera(disk, tmp_path / "killed", tmp_path / "left", every=every, chance=chance)
+        camera = Camera(disk, tmp_path / "killed", tmp_path / "left", every=3, chance=chance)
         async with opened(make(tmp_path / "killed", disk)) as store:
             disk.watch = None
             assert await look(store) == plan.expected[-1]
@@ -426,6 +426,8 @@ async def test_a_store_that_fails_while_it_closes_lets_go_of_its_directory(tmp_p
     await assert_free(tmp_path / "data")
 
 
+# apsw reports an error once more when the cursor that met it is collected.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_a_store_that_cannot_be_opened_lets_go_of_its_directory(tmp_path: Path, disk: FaultyDisk) -> None:
     plan = await workload()
     async with opened(make(tmp_path / "data", disk)) as store:
@@ -452,7 +454,7 @@ async def test_an_engine_whose_housekeeping_failed_answers_and_stops(
     """Writes that came in meanwhile are refused, not left hanging; and stopping lets go of the directory."""
     monkeypatch.setattr(commit, "_IDLE_MAINTENANCE_S", 0.01)
     async with asyncio.timeout(20):
-        engine = Engine(make(tmp_path / "data", disk))
+        engine = Engine(make(tmp_path / "data", disk), clock=ManualClock())
         await engine.start()
         await engine.create("/a", data=b"one")
         gate = Gate(disk)
@@ -471,7 +473,7 @@ async def test_an_engine_whose_housekeeping_failed_answers_and_stops(
 
 async def test_an_engine_whose_sweep_cannot_read_still_stops(tmp_path: Path, disk: FaultyDisk) -> None:
     async with asyncio.timeout(20):
-        engine = Engine(make(tmp_path / "data", disk))
+        engine = Engine(make(tmp_path / "data", disk), clock=ManualClock())
         await engine.start()
         await engine.create("/a", data=b"one", ttl_s=3600)
         await settle(engine.store)

@@ -8,6 +8,7 @@ as "outcome unknown", and from then on the store refuses to write: nothing is re
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,6 +19,8 @@ from unbroken.errors import Draining, OutcomeUnknown, Overloaded, UnbrokenError
 from unbroken.protocol.commands import Append, Command, Create, Outcome, Release
 from unbroken.protocol.stream import Decision, Record, Reference, Situation, StreamState, decide
 from unbroken.store.base import Store, Transaction
+
+_log = logging.getLogger("unbroken.engine")
 
 __all__ = ["BATCH_BYTES_MAX", "QUEUE_MAX", "Change", "Committer"]
 
@@ -114,7 +117,11 @@ class Committer:
         if self._store.failure is not None:
             await self._wake.wait()
             return False
-        return await self._store.maintain()
+        try:
+            return await self._store.maintain()
+        except UnbrokenError as error:
+            _log.error("housekeeping failed: %s", error)
+            return False
 
     def _take(self) -> list[_Queued]:
         batch: list[_Queued] = []

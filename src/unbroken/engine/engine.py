@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 from datetime import datetime
 from types import TracebackType
@@ -41,13 +42,14 @@ from unbroken.protocol.lifetime import Lifetime
 from unbroken.protocol.offsets import Anchor, Offset, parse_offset
 from unbroken.protocol.paths import parse_path
 from unbroken.protocol.producers import ProducerStamp
-from unbroken.protocol.stream import Creation, Deletion, Presence, StreamState, View, resolve_offset
+from unbroken.protocol.stream import Addition, Creation, Deletion, Presence, StreamState, View, resolve_offset
 from unbroken.store.base import Store
 
 __all__ = ["PAGE_BYTES_DEFAULT", "Engine", "Follower"]
 
 PAGE_BYTES_DEFAULT = 1024 * 1024
 
+_log = logging.getLogger("unbroken.engine")
 _SWEEP_INTERVAL_S = 0.5
 _RELEASES_MAX = 256
 
@@ -264,21 +266,22 @@ class Engine:
 
     async def resolve_fork(self, source_path: str, offset: str | None, sub_offset: int) -> ForkRequest:
         """Find the byte position that a fork request names; a fault in it is kept in the result."""
-        source = self.lookup(source_path)
-        if source.presence is not Presence.LIVE or source.state is None:
-            return ForkRequest(source_path)
-        state = source.state
+        request = ForkRequest(source_path, sub_offset=sub_offset)
         try:
-            anchor = Anchor.NOW if offset is None else parse_offset(offset)
-            if anchor is Anchor.NOW:
+            token = Anchor.NOW if offset is None else parse_offset(offset)
+            if token is Anchor.NOW:
                 if sub_offset:
                     raise InvalidOffset("Stream-Fork-Sub-Offset needs a Stream-Fork-Offset to count from")
-                return ForkRequest(source_path)
-            position = _position(state, anchor)
-            point = await self._fork_point(state, position, sub_offset)
+                return request
+            # Known even where there is no source (any more): a repeated request must compare equal.
+            request = request._replace(anchor=token.position if isinstance(token, Offset) else 0)
+            source = self.lookup(source_path)
+            if source.presence is not Presence.LIVE or source.state is None:
+                return request
+            point = await self._fork_point(source.state, _position(source.state, token), sub_offset)
+            return request._replace(source_number=source.state.number, point=point)
         except UnbrokenError as fault:
-            return ForkRequest(source_path, fault=fault)
-        return ForkRequest(source_path, position, sub_offset, state.number, point)
+            return request._replace(fault=fault)
 
     async def _fork_point(self, state: StreamState, position: int, sub_offset: int) -> int:
         if state.json:
@@ -392,7 +395,7 @@ class Engine:
                 continue
             if isinstance(record, Creation):
                 self._expiry.watch(state)
-            else:
+            elif isinstance(record, Addition):
                 self._expiry.renew(state)
 
     def _after_deletion(self, record: Deletion, before: StreamState | None) -> None:
@@ -403,7 +406,8 @@ class Engine:
         # sweep finds the hold again.
         with contextlib.suppress(Unavailable):
             origin = before.origin
-            self._committer.submit(Release(origin.source_path, origin.source_number, record.number))
+            released = self._committer.submit(Release(origin.source_path, origin.source_number, record.number))
+            released.add_done_callback(_consume)
 
     async def _sweep(self) -> None:
         """Reclaim what has expired and release what deleted forks still hold, a bounded number at a time."""
@@ -414,16 +418,24 @@ class Engine:
 
         while True:
             more = False
-            with contextlib.suppress(Unavailable):
+            try:
                 for hold in self.store.holds(_RELEASES_MAX):
                     submit(Release(hold.source_path, hold.source_number, hold.fork))
                 more = self._expiry.sweep(submit)
+            except UnbrokenError as error:
+                _log.warning("expired streams cannot be reclaimed now: %s", error)
             await asyncio.gather(*submitted, return_exceptions=True)
             submitted.clear()
             await asyncio.sleep(0 if more else _SWEEP_INTERVAL_S)
 
 
 _FOREVER_S = 3600.0
+
+
+def _consume(done: asyncio.Future[Outcome]) -> None:
+    """Nobody waits for this one; that it failed is in the store's `failure`."""
+    if not done.cancelled():
+        done.exception()
 
 
 class Follower:

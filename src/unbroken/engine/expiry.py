@@ -114,10 +114,13 @@ class Expiry:
             if state is None or state.number != number or state.gone:
                 self._renewed_ms.pop(number, None)
             else:
-                # A stream being reclaimed stays listed until it is gone: it may be renewed before that is decided.
-                over = self._reclaim_if_over(state, now, submit)
+                # A stream being reclaimed stays listed until it is gone: it may be renewed before that is decided, or
+                # too much may be going on to decide it now.
+                over = self.view(state, now).presence is not Presence.LIVE
                 look_ms = until_ms + _LOOK_AGAIN_MS if over else self._next_look_ms(state)
                 heapq.heappush(heap, (look_ms, number, path))
+                if over:
+                    submit(Reclaim(path, number))
         return True
 
     def _next_look_ms(self, state: StreamState) -> int:
@@ -134,14 +137,8 @@ class Expiry:
     ) -> bool:
         found = self._store.due(kind, self._before_start.get(kind, _FIRST), until, SWEEP_MAX)
         for due in found:
-            self._before_start[kind] = (due.key, due.number)
             state = self._store.state(due.path)
-            if state is not None and state.number == due.number:
-                self._reclaim_if_over(state, now, submit)
+            if state is not None and state.number == due.number and self.view(state, now).presence is not Presence.LIVE:
+                submit(Reclaim(due.path, due.number))
+            self._before_start[kind] = (due.key, due.number)
         return len(found) == SWEEP_MAX
-
-    def _reclaim_if_over(self, state: StreamState, now: Instant, submit: Callable[[Reclaim], object]) -> bool:
-        if self.view(state, now).presence is Presence.LIVE:
-            return False
-        submit(Reclaim(state.path, state.number))
-        return True

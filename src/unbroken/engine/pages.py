@@ -104,12 +104,21 @@ async def read_page(store: Store, state: StreamState, start: int, limit_bytes: i
     if lead and data[:1] != SEPARATOR:
         raise InvalidOffset("the offset is inside a message")
     cut = data.rfind(SEPARATOR, lead) + 1
-    while not cut:
-        more = await _read(store, state, end, min(end + limit_bytes, state.tail))
-        end += len(more)
-        cut = len(data) + found + 1 if (found := more.find(SEPARATOR)) >= 0 else 0
-        data += more
+    if not cut:
+        data += await _rest_of_message(store, state, end, limit_bytes)
+        cut = len(data)
     return Page(state, start, start - lead + cut, data[lead:cut])
+
+
+async def _rest_of_message(store: Store, state: StreamState, start: int, step_bytes: int) -> bytes:
+    """What is left of a message that is larger than a page, its separator included."""
+    parts: list[bytes] = []
+    while True:
+        part = await _read(store, state, start, min(start + step_bytes, state.tail))
+        if (found := part.find(SEPARATOR)) >= 0:
+            return b"".join((*parts, part[: found + 1]))
+        parts.append(part)
+        start += len(part)
 
 
 async def count_messages(store: Store, state: StreamState, start: int, count: int, limit_bytes: int) -> int | None:

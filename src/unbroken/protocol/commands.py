@@ -35,8 +35,8 @@ class ForkRequest(NamedTuple):
         source_path: the stream to fork.
         anchor: byte position that ``Stream-Fork-Offset`` names; None for the source's tail at that moment.
         sub_offset: messages (JSON) or bytes past the anchor, as requested.
-        source_number: creation number of the source that the anchor was resolved against; 0 if nothing was.
-        point: the byte position that anchor and sub-offset come to; None for the tail.
+        source_number: creation number of the source that the anchor was resolved against; 0 if there was none.
+        point: the byte position that anchor and sub-offset come to; None for the tail, or if there was no source.
         fault: what is wrong with anchor or sub-offset; reported after everything that ranks before it.
     """
 

@@ -518,7 +518,7 @@ def _inherit(command: Create, fork: ForkRequest, source: View) -> tuple[StreamSt
         return ContentTypeMismatch(f"the source's content type is {state.content_type}")
     if fork.fault is not None:
         return fork.fault
-    if fork.point is not None and fork.source_number != state.number:
+    if fork.anchor is not None and fork.source_number != state.number:
         return Conflict("the source was replaced meanwhile; try again")
     point = state.tail if fork.point is None else fork.point
     # Ancestors that begin past the fork point drop out. One that begins right there contributes nothing, but its

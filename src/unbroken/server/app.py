@@ -10,7 +10,7 @@ import logging
 from urllib.parse import quote
 
 from unbroken.engine.engine import Engine
-from unbroken.errors import InvalidHeader, MethodNotAllowed, StreamNotFound, UnbrokenError
+from unbroken.errors import Draining, InvalidHeader, MethodNotAllowed, StreamNotFound, Unavailable, UnbrokenError
 from unbroken.protocol.commands import Append, Appended, Create, Created, Delete, ForkRequest
 from unbroken.protocol.headers import (
     ALLOWED_METHODS,
@@ -43,12 +43,13 @@ class App:
     """Serves one engine over HTTP.
 
     Args:
-        engine: started by somebody else.
+        engine: started by somebody else, who then sets ``started``.
         settings: limits and times.
     """
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self.engine = engine
+        self.started = False
         self._public_url = settings.public_url
         self._cors = CorsPolicy(settings.cors_origin, settings.public_url)
         self._bodies = BodyReader(settings.max_body)
@@ -61,6 +62,8 @@ class App:
             ClientGone: there is nobody left to answer.
         """
         try:
+            if not self.started:
+                raise Unavailable("the Unbroken app was not started: pass its lifespan to the outer application")
             response = await self._route(request)
         except UnbrokenError as error:
             if error.status >= 500:
@@ -78,7 +81,7 @@ class App:
     async def _route(self, request: Request) -> Response:
         if request.method == "OPTIONS":
             return self._cors.preflight()
-        path = _below(decode_target(request.target), request.root)
+        path = _below(decode_target(request.target), request.roots)
         if path.startswith("/-/"):
             return self._reserved(path)
         path = parse_path(path)
@@ -103,6 +106,8 @@ class App:
         if path == "/-/ready":
             if self.engine.store.failure is not None:
                 raise self.engine.store.failure
+            if self.engine.draining:
+                raise Draining
             return Response(200, headers, b'{"status":"ready"}')
         raise StreamNotFound("there is nothing at this reserved path")
 
@@ -110,7 +115,7 @@ class App:
         fields = request.fields
         content_type = parse_content_type(fields)
         lifetime = parse_lifetime(fields)
-        fork = await self._fork_request(fields, request.root)
+        fork = await self._fork_request(fields, request.roots)
         with await self._bodies.read(request) as body:
             body_type = content_type
             if fork is not None and content_type is None:
@@ -131,7 +136,7 @@ class App:
             headers.append((b"location", self._location(request, path)))
         return Response(200 if outcome.existed else 201, headers)
 
-    async def _fork_request(self, fields: Fields, root: str) -> ForkRequest | None:
+    async def _fork_request(self, fields: Fields, roots: tuple[str, ...]) -> ForkRequest | None:
         source = field(fields, b"stream-forked-from")
         offset = field(fields, b"stream-fork-offset")
         sub_offset = field(fields, b"stream-fork-sub-offset")
@@ -140,14 +145,14 @@ class App:
                 raise InvalidHeader("Stream-Fork-Offset and Stream-Fork-Sub-Offset need Stream-Forked-From")
             return None
         past = 0 if sub_offset is None else parse_integer(sub_offset, "Stream-Fork-Sub-Offset", maximum=_SUB_OFFSET_MAX)
-        source_path = parse_path(_below(decode_target(source.encode("latin-1")), root))
+        source_path = parse_path(_below(decode_target(source.encode("latin-1")), roots))
         return await self.engine.resolve_fork(source_path, offset, past)
 
     def _location(self, request: Request, path: str) -> bytes:
         base = self._public_url
         if base is None:
             host = field(request.fields, b"host") or "localhost"
-            base = f"{request.scheme}://{host}{quote(request.root)}"
+            base = f"{request.scheme}://{host}{quote(request.roots[0])}"
         return (base + quote(path, safe="/~!$&'()*+,;=:@")).encode("latin-1")
 
     async def _append(self, request: Request, path: str) -> Response:
@@ -200,8 +205,9 @@ class App:
         return Response(200, headers)
 
 
-def _below(path: str, root: str) -> str:
+def _below(path: str, roots: tuple[str, ...]) -> str:
     """The path below the mount prefix. Both are decoded, so no spelling of the prefix can be told from another."""
-    if root and path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/"):
-        return path[len(root) :]
+    for root in roots:
+        if root and path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/"):
+            return path[len(root) :]
     return path

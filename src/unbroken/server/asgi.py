@@ -17,10 +17,9 @@ from typing import Any
 from urllib.parse import quote
 
 from unbroken.engine.engine import Engine
-from unbroken.errors import StoreError, Unavailable
+from unbroken.errors import StoreError
 from unbroken.server.app import App
 from unbroken.server.http import ClientGone, Request, Response
-from unbroken.server.problems import problem
 from unbroken.server.settings import Settings
 
 __all__ = ["AsgiApp", "AsgiRequest", "Receive", "Scope", "Send"]
@@ -54,7 +53,6 @@ class AsgiApp:
         self.engine = engine
         self._app = App(engine, settings)
         self._watch_signals = watch_signals
-        self._started = False
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:
@@ -68,14 +66,14 @@ class AsgiApp:
         except StoreError as error:
             _log.error("%s", error)
             raise
-        self._started = True
+        self._app.started = True
         restore = self._chain_signals() if self._watch_signals else None
         try:
             yield
         finally:
             if restore is not None:
                 restore()
-            self._started = False
+            self._app.started = False
             await self.engine.stop()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -126,13 +124,7 @@ class AsgiApp:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = AsgiRequest(scope, receive)
         try:
-            if self._started:
-                response = await self._app.handle(request)
-            else:
-                response = problem(
-                    Unavailable("the Unbroken app has not been started: pass its lifespan to the outer application")
-                )
-            await _send_response(request, response, send)
+            await _send_response(request, await self._app.handle(request), send)
         except ClientGone:
             pass
         finally:
@@ -144,11 +136,19 @@ class AsgiRequest(Request):
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         fields: dict[bytes, bytes] = {}
+        repeated: dict[bytes, list[bytes]] = {}
         for name, value in scope["headers"]:
-            fields[name] = value if name not in fields else fields[name] + b", " + value
+            if name in fields:
+                repeated.setdefault(name, [fields[name]]).append(value)
+            fields[name] = value
+        for name, values in repeated.items():
+            fields[name] = b", ".join(values)
         target = scope.get("raw_path") or quote(scope["path"]).encode()
         root = scope.get("root_path", "").rstrip("/")
-        super().__init__(scope["method"], target, root, scope["query_string"], scope.get("scheme", "http"), fields)
+        # Behind a proxy that strips its prefix, Starlette's mounts count that prefix in root_path although the path
+        # does not have it; what it was before the mount is in app_root_path.
+        roots = (root, root.removeprefix(scope.get("app_root_path", "").rstrip("/")))
+        super().__init__(scope["method"], target, roots, scope["query_string"], scope.get("scheme", "http"), fields)
         self._receive = receive
         self._complete = False
         self._watcher: asyncio.Task[None] | None = None

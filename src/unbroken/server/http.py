@@ -26,16 +26,18 @@ class Request(ABC):
     Args:
         method: in upper case.
         target: the path of the request target exactly as received, percent-escapes and all.
-        root: the prefix under which the application is mounted, decoded; empty if it is not.
+        roots: the prefixes, decoded, one of which may stand before the stream's path; the first as clients see it.
         query: what follows the question mark, raw.
         scheme: ``http`` or ``https``.
         fields: the headers.
     """
 
-    def __init__(self, method: str, target: bytes, root: str, query: bytes, scheme: str, fields: Fields) -> None:
+    def __init__(
+        self, method: str, target: bytes, roots: tuple[str, ...], query: bytes, scheme: str, fields: Fields
+    ) -> None:
         self.method = method
         self.target = target
-        self.root = root
+        self.roots = roots
         self.query = query
         self.scheme = scheme
         self.fields = fields

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import AsyncIterator
 
 from unbroken.engine.engine import Engine, Follower
 from unbroken.engine.follow import FrameCache
 from unbroken.engine.pages import Page
-from unbroken.errors import InvalidOffset
+from unbroken.errors import InvalidOffset, UnbrokenError
 from unbroken.protocol.caching import entity_tag, matches, page_cache_control
 from unbroken.protocol.content import is_text
 from unbroken.protocol.cursors import next_cursor
@@ -22,6 +23,7 @@ from unbroken.server.sse import Batches
 
 __all__ = ["Reads"]
 
+_log = logging.getLogger("unbroken.server")
 _UP_TO_DATE = (b"stream-up-to-date", b"true")
 _CLOSED = (b"stream-closed", b"true")
 _NO_STORE = (b"cache-control", b"no-store")
@@ -45,7 +47,7 @@ class Reads:
     async def get(self, request: Request, path: str, query: ReadQuery) -> Response:
         """Answer a GET, by what its query asks for."""
         if query.live == "sse":
-            return self._sse(request, path, query)
+            return await self._sse(request, path, query)
         if query.live == "long-poll":
             return await self._long_poll(request, path, query)
         return await self._catch_up(request, path, query)
@@ -93,6 +95,8 @@ class Reads:
             # The page is at hand before the follower goes, so the lifetime is renewed after it.
         assert page is not None
         cursor = (b"stream-cursor", b"%d" % self._cursor(query.cursor))
+        if page.data and query.offset == "now":
+            return Response(200, [*_page_headers(page), cursor, _NO_STORE], page.body)
         if page.data:
             return self._page_response(request, page, cursor)
         headers: Headers = [(b"stream-next-offset", str(page.next_offset).encode()), _UP_TO_DATE, cursor, _NO_STORE]
@@ -106,7 +110,7 @@ class Reads:
 
     # --- Server-Sent Events ------------------------------------------------------------------------------------------
 
-    def _sse(self, request: Request, path: str, query: ReadQuery) -> Response:
+    async def _sse(self, request: Request, path: str, query: ReadQuery) -> Response:
         """A browser's own EventSource says where it was in ``Last-Event-ID``, which overrides the offset in the URL."""
         last_event_id = field(request.fields, b"last-event-id")
         offset = last_event_id or query.offset
@@ -114,27 +118,30 @@ class Reads:
             raise InvalidOffset("a live read needs an offset")
         follower = self._engine.follower(path, parse_offset(offset))
         state = follower.state
-        if last_event_id and state.closed and follower.position == state.tail:
-            # 204 is what stops an EventSource from connecting again (HTML section 9.2.3).
-            return Response(204, [(b"stream-next-offset", offset.encode()), _CLOSED, _NO_STORE])
+        start = follower.position
         headers: Headers = [
-            (b"content-type", b"text/event-stream"),
-            (b"cache-control", b"no-store" if last_event_id else b"no-cache"),
             (b"vary", b"Last-Event-ID"),
-            (b"x-accel-buffering", b"no"),
+            (b"cache-control", b"no-store" if last_event_id else b"no-cache"),
         ]
+        if last_event_id and state.closed and start == state.tail:
+            # 204 is what stops an EventSource from connecting again (HTML section 9.2.3).
+            return Response(204, [*headers, (b"stream-next-offset", str(state.tail_offset).encode()), _CLOSED])
+        headers += ((b"content-type", b"text/event-stream"), (b"x-accel-buffering", b"no"))
         if not (state.json or is_text(state.content_type)):
             headers.append((b"stream-sse-data-encoding", b"base64"))
-        return Response(200, headers, self._events(request, follower, query.cursor))
+        # The first page comes before the head: only then can an offset inside a message still be refused.
+        first = await follower.next(0)
+        batches = Batches(state, start, self._frames, self._cursor(query.cursor))
+        return Response(200, headers, self._events(request, follower, batches, first))
 
-    async def _events(self, request: Request, follower: Follower, client_cursor: str | None) -> AsyncIterator[bytes]:
+    async def _events(
+        self, request: Request, follower: Follower, batches: Batches, page: Page | None
+    ) -> AsyncIterator[bytes]:
         clock = asyncio.get_running_loop().time
         end_s = clock() + self._sse_lifetime_s
-        batches = Batches(follower.state, follower.position, self._frames, self._cursor(client_cursor))
         request.on_disconnect(follower.stop)
         with follower:
             while True:
-                page = await follower.next(min(self._sse_heartbeat_s, max(0.0, end_s - clock())))
                 if page is not None:
                     yield batches.encode(page, self._cursor(None))
                     if page.closed:
@@ -145,6 +152,12 @@ class Reads:
                 elif clock() < end_s:
                     yield HEARTBEAT
                 if clock() >= end_s:
+                    return
+                try:
+                    page = await follower.next(min(self._sse_heartbeat_s, max(0.0, end_s - clock())))
+                except UnbrokenError as error:
+                    # Deleted, most likely. The status is long sent; whoever connects again is told.
+                    _log.info("a live read of %s ended: %s", follower.state.path, error)
                     return
 
 

@@ -14,6 +14,7 @@ import uvicorn
 
 from unbroken.errors import StoreError
 from unbroken.server.asgi import AsgiApp
+from unbroken.server.connection import Connection
 from unbroken.server.factory import create_app
 from unbroken.server.logs import configure_logging
 from unbroken.server.settings import Settings
@@ -75,6 +76,7 @@ async def _serve(settings: Settings) -> None:
         server = _Server(
             uvicorn.Config(
                 app,
+                http=Connection,
                 lifespan="off",
                 ws="none",
                 log_config=None,

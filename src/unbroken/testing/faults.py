@@ -224,6 +224,9 @@ class _File(apsw.VFSFile):
         self._path = path
         super().__init__("", name, flags)
 
+    def excepthook(self, *_: object) -> bool:
+        return True
+
     def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802
         _raise(self._disk.begin("read", self._path), apsw.IOError)
         return super().xRead(amount, offset)

@@ -24,6 +24,7 @@ from uvicorn.server import ServerState
 from unbroken.engine.clock import Clock
 from unbroken.engine.engine import Engine
 from unbroken.server.asgi import AsgiApp
+from unbroken.server.connection import Connection
 from unbroken.server.settings import Settings
 from unbroken.store.base import Store
 from unbroken.store.memory import MemoryStore
@@ -80,7 +81,7 @@ async def serve_asgi(app: Any, *, grace_s: float = _GRACE_S) -> AsyncIterator[Ad
         RuntimeError: the application's startup failed.
     """
     config = uvicorn.Config(
-        app, http="httptools", ws="none", lifespan="on", proxy_headers=False, log_config=None, access_log=False
+        app, http=Connection, ws="none", lifespan="on", proxy_headers=False, log_config=None, access_log=False
     )
     config.load()
     state = ServerState()
