@@ -96,6 +96,9 @@ def framed(*messages: bytes) -> bytes:
         pytest.param(b"[[]]", [b"[]"], id="empty-array-as-message"),
         pytest.param(b"[[[1]]]", [b"[[1]]"], id="deeper-levels-stay"),
         pytest.param(b" \t\r\n{ }\n", [b"{ }"], id="surrounding-white-space-goes"),
+        pytest.param(b" \t\r\n[1, 2]\n ", [b"1", b"2"], id="white-space-around-an-array"),
+        pytest.param(rb' "\ud83d" ', [rb'"\ud83d"'], id="white-space-around-a-lone-surrogate"),
+        pytest.param(rb' ["\ud83d", 1] ', [rb'"\ud83d"', b"1"], id="white-space-around-an-array-of-them"),
         pytest.param(
             b'[ 1 ,\t{ "a" : [ 1 , 2 ] }\r\n, "x" ]', [b"1", b'{ "a" : [ 1 , 2 ] }', b'"x"'], id="inner-stays"
         ),
@@ -293,7 +296,7 @@ def _nest(inner: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
 
 VALUES = st.recursive(ATOMS, _nest, max_leaves=20)
 ARRAYS = st.lists(st.tuples(SPACE, VALUES, SPACE), max_size=8).map(_array)
-TEXTS = st.one_of(ARRAYS, VALUES)
+TEXTS = st.tuples(SPACE, st.one_of(ARRAYS, VALUES), SPACE).map(b"".join)
 SCRAPS = st.sampled_from(
     [bytes((byte,)) for byte in b'[]{},:"\\ \n-+.0eu/n\x00\x1e\x0b\x7f\x80\xc3\xed\xff']
     + [b",,", b"]]", b"NaN", b"Infinity", rb"\u", rb"\ud800", rb"\udc00", b"\xe2\x82", b"\xed\xa0\x80", b"true"]

@@ -154,7 +154,10 @@ def message(data: str, *, type: str = "message", id: str = "") -> Event:  # noqa
         pytest.param(b"data\n\n", [message("")], id="field-without-colon"),
         pytest.param(b"data\ndata\n\ndata:", [message("\n")], id="example-of-the-standard"),
         pytest.param(b"data:a\r\n\r\n", [message("a")], id="crlf"),
+        pytest.param(b"data:a\r\ndata:b\r\n\r\n", [message("a\nb")], id="crlf-is-one-line-end"),
+        pytest.param(b"event:x\r\ndata:a\r\n\r\n", [message("a", type="x")], id="crlf-after-another-field"),
         pytest.param(b"data:a\r\r", [message("a")], id="cr"),
+        pytest.param(b"data:a\rdata:b\r\r", [message("a\nb")], id="cr-in-an-event"),
         pytest.param(b"data:a\r\n\ndata:b\r\n\r\n", [message("a"), message("b")], id="mixed-line-ends"),
         pytest.param(b"data:a\n\r\n", [message("a")], id="lf-then-crlf"),
         pytest.param(b"\n\n\ndata:a\n\n\n\n", [message("a")], id="empty-lines-around"),
@@ -214,7 +217,7 @@ def by_the_standard(wire: bytes) -> list[Event]:
 PIECES = st.sampled_from(
     [
         *(b"data", b"event", b"id", b":", b" ", b"\n", b"\r", b"\r\n", b"\n\n", b"a", b"\0", b"\xef\xbb\xbf", b"\xef"),
-        *(b"\xc3", b"\xa9", b"\xe2\x82\xac", b"\xff", b"data:x\n\n", b"id:7\n", b":c\n"),
+        *(b"\xc3", b"\xa9", b"\xe2\x82\xac", b"\xff", b"data:x\r\n", b"data:y\n\n", b"id:7\r", b":c\n"),
     ]
 )
 
@@ -223,11 +226,12 @@ PIECES = st.sampled_from(
 @given(wire=st.lists(PIECES, max_size=30).map(b"".join), cuts=CUTS)
 def test_decoder_agrees_with_the_standard_whatever_the_chunks(wire: bytes, cuts: list[int]) -> None:
     assert decode(*cut(wire, cuts)) == by_the_standard(wire)
+    assert decode(*cut(wire, range(len(wire)))) == by_the_standard(wire)
 
 
 def test_chunks_without_bytes_change_nothing() -> None:
-    wire = (b"", b"data:a\r", b"", b"\n", b"", b"\n", b"data:\xc3", b"", b"\xa9\r", b"", b"\r")
-    assert decode(*wire) == [message("a"), message("\xe9")]
+    wire = (b"", b"data:a\r", b"", b"\n", b"", b"data:b\n", b"\n", b"data:\xc3", b"", b"\xa9\r", b"", b"\r")
+    assert decode(*wire) == [message("a\nb"), message("\xe9")]
 
 
 @pytest.mark.parametrize("chunk_size", [1, 7, 100])

@@ -303,8 +303,8 @@ async def test_bodies_that_are_hard_to_digest(
         f"{slowest_write_s * 1000:.0f} ms during the write, {bystander.slowest_s * 1000:.0f} ms during a read"
     )
     assert grown < 400 * MEBIBYTE
-    assert max(slowest_write_s, bystander.slowest_s) < 1
-    assert written_s < 20
+    assert max(slowest_write_s, bystander.slowest_s) < 3
+    assert written_s < 60
 
 
 async def test_large_message_is_read_in_linear_time(serve_memory: Serve, report_fact: Report) -> None:

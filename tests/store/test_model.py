@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from random import Random
@@ -45,7 +45,7 @@ class Outline(NamedTuple):
 
     Args:
         kind: what to do.
-        path: where.
+        path: where; or the next path where it makes sense, unless ``literal``.
         other: the fork's source, or the number of a hold.
         size_bytes: of the body.
         json: make it a stream of messages.
@@ -54,6 +54,7 @@ class Outline(NamedTuple):
         fraction: where a fork branches off, of its source's length.
         producer: who sends it, and how far epoch and sequence are from what is expected.
         stream_seq: a Stream-Seq.
+        literal: do it even where it makes no sense.
     """
 
     kind: str
@@ -66,6 +67,7 @@ class Outline(NamedTuple):
     fraction: float = 1.0
     producer: tuple[str, int, int] | None = None
     stream_seq: str | None = None
+    literal: bool = False
 
 
 paths = st.sampled_from(PATHS)
@@ -79,32 +81,28 @@ lifetimes = st.one_of(
 producers = st.none() | st.tuples(
     st.sampled_from(PRODUCERS), st.sampled_from([0, 0, 0, 1, -1]), st.sampled_from([0, 0, 0, -1, 1])
 )
-outlines = st.one_of(
-    st.builds(
-        Outline, st.just("create"), paths, size_bytes=sizes, json=st.booleans(), close=rarely, lifetime=lifetimes
-    ),
-    st.builds(
-        Outline,
-        st.just("append"),
-        paths,
-        size_bytes=sizes,
-        close=rarely,
-        producer=producers,
-        stream_seq=st.none() | st.sampled_from("12345"),
-    ),
-    st.builds(Outline, st.just("append"), paths, size_bytes=sizes),
-    st.builds(
-        Outline,
-        st.just("fork"),
-        paths,
-        st.integers(0, len(PATHS) - 1),
-        size_bytes=sizes,
-        fraction=st.sampled_from([0.0, 0.3, 0.5, 0.9, 1.0, 1.0]),
-        lifetime=lifetimes,
-    ),
-    st.builds(Outline, st.sampled_from(["delete", "delete", "reclaim"]), paths),
-    st.builds(Outline, st.just("release"), paths, st.integers(0, 3)),
+
+
+def outlined(kind: str, **parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Outline]:
+    drawn = st.fixed_dictionaries({"kind": st.just(kind), "path": paths, "literal": rarely, **parts})
+    return drawn.map(lambda values: Outline(**values))
+
+
+creations = outlined("create", size_bytes=sizes, json=rarely, close=rarely, lifetime=st.none() | lifetimes)
+appends = outlined(
+    "append", size_bytes=sizes, close=rarely, producer=producers, stream_seq=st.none() | st.sampled_from("12345")
 )
+forks = outlined(
+    "fork", other=st.integers(0, len(PATHS) - 1), size_bytes=sizes, fraction=st.sampled_from([0.0, 0.3, 0.5, 0.9, 1.0])
+)
+deletions = outlined("delete")
+releases = outlined("release", other=st.integers(0, 3), size_bytes=sizes)
+outlines = st.one_of(
+    creations, appends, appends, forks, forks, deletions, deletions, releases, releases, outlined("reclaim")
+)
+
+
+transactions = st.lists(outlines, min_size=1, max_size=5)
 
 
 def root() -> str | None:
@@ -156,17 +154,17 @@ class StoreMachine(RuleBasedStateMachine):
 
     # --- what is done ----------------------------------------------------------------------------------------------
 
-    @rule(drawn=st.lists(outlines, min_size=1, max_size=5), give_up=rarely)
+    @rule(drawn=transactions, give_up=rarely)
     def transact(self, drawn: list[Outline], give_up: bool) -> None:
         """Some commands in one transaction, which may be given up at its end."""
 
         async def both() -> None:
             async with self.model.transaction(PATHS) as expected, self.store.transaction(PATHS) as found:
                 for outline in drawn:
-                    command = self.fill_in(outline, expected)
-                    note(repr(command)[:300])
-                    told = write(expected, command, self.now, self.renewed_ms)
-                    assert repr(write(found, command, self.now, self.renewed_ms)) == repr(told)
+                    for command in self.fill_in(outline, expected):
+                        note(repr(command)[:300])
+                        told = write(expected, command, self.now, self.renewed_ms)
+                        assert repr(write(found, command, self.now, self.renewed_ms)) == repr(told)
                 if give_up:
                     raise ZeroDivisionError
 
@@ -175,39 +173,39 @@ class StoreMachine(RuleBasedStateMachine):
         except ZeroDivisionError:
             assert give_up
 
-    @rule(steps=st.integers(1, 4))
-    def keep_house(self, steps: int) -> None:
-        for _ in range(steps):
-            self.run(self.store.maintain())
+    @rule(drawn=transactions)
+    def transact_too(self, drawn: list[Outline]) -> None:
+        """As likely as everything else together."""
+        self.transact(drawn, give_up=False)
 
-    @rule()
-    def keep_house_to_the_end(self) -> None:
-        self.run(settle(self.store))
-
-    @rule(passed_ms=st.sampled_from([1, 700, 2000, 100_000]), renew=st.booleans())
-    def let_time_pass(self, passed_ms: int, renew: bool) -> None:
+    @rule(passed_ms=st.sampled_from([0, 1, 700, 2000, 100_000]), renew=st.booleans(), drawn=transactions)
+    def transact_later(self, passed_ms: int, renew: bool, drawn: list[Outline]) -> None:
         self.now = Instant(self.now.wall_ms + passed_ms, self.now.monotonic_ms + passed_ms)
         if renew:
             self.renewed_ms = self.now.monotonic_ms
+        self.transact(drawn, give_up=False)
 
-    @rule()
-    def restart(self) -> None:
-        self.run(self.store.close())
-        assert check(self.store.directory) == []
-        self.start(self.store.directory)
+    @rule(steps=st.sampled_from([1, 2, 3, None]))
+    def keep_house(self, steps: int | None) -> None:
+        if steps is None:
+            self.run(settle(self.store))
+        for _ in range(steps or 0):
+            self.run(self.store.maintain())
 
-    @rule(seed=st.none() | st.integers(0, 2**16))
-    def crash(self, seed: int | None) -> None:
-        """The process is killed, or with a seed the power is cut; the store goes on with what that leaves."""
+    @rule(crash=st.booleans(), seed=st.none() | st.integers(0, 2**16))
+    def restart(self, crash: bool, seed: int | None) -> None:
+        """In an orderly way; or the process is killed; or, with a seed, the power is cut."""
         before = self.store
-        self.lives += 1
-        directory = self.root / str(self.lives)
-        self.disk.leave(before.directory, directory, chance=None if seed is None else Random(seed))
+        if crash:
+            self.lives += 1
+            directory = self.root / str(self.lives)
+            self.disk.leave(before.directory, directory, chance=None if seed is None else Random(seed))
+            assert check(directory) == []
         self.run(before.close())
         assert check(before.directory) == []
-        assert check(directory) == []
-        shutil.rmtree(before.directory)
-        self.start(directory)
+        if crash:
+            shutil.rmtree(before.directory)
+        self.start(directory if crash else before.directory)
 
     # --- what must hold --------------------------------------------------------------------------------------------
 
@@ -220,26 +218,41 @@ class StoreMachine(RuleBasedStateMachine):
 
     # --- filling in ------------------------------------------------------------------------------------------------
 
-    def fill_in(self, outline: Outline, transaction: Transaction) -> Command:
-        state = transaction.state(outline.path)
+    def fill_in(self, outline: Outline, transaction: Transaction) -> list[Command]:
+        wants_nothing = outline.kind in ("create", "fork")
+        path = outline.path if outline.literal else self.path(outline.path, transaction, taken=not wants_nothing)
+        outline = outline._replace(path=path)
+        state = transaction.state(path)
         match outline.kind:
             case "create":
                 content_type = "application/json" if outline.json else DEFAULT_CONTENT_TYPE
                 content = self.content(outline.size_bytes, json=outline.json)
-                return Create(outline.path, content_type, outline.lifetime, outline.close, content)
+                return [Create(path, content_type, outline.lifetime, outline.close, content)]
             case "append":
-                return self.filled_append(outline, state, transaction)
+                return [self.filled_append(outline, state, transaction)]
             case "fork":
-                return self.filled_fork(outline, transaction.state(PATHS[outline.other]))
+                source_path = PATHS[outline.other]
+                if not outline.literal:
+                    source_path = self.path(source_path, transaction, taken=True)
+                return [self.filled_fork(outline, source_path, transaction.state(source_path))]
             case "delete":
-                return Delete(outline.path)
-            case "reclaim":
-                return Reclaim(outline.path, 0 if state is None else state.number)
-        holds = sorted(self.model.holds(100))
-        if outline.other < len(holds):
-            hold = holds[outline.other]
-            return Release(hold.source_path, hold.source_number, hold.fork)
-        return Release(outline.path, 0 if state is None else state.number, 1)
+                return [Delete(path)]
+            case "release" if holds := sorted(self.model.holds(100)):
+                hold = holds[outline.other % len(holds)]
+                release = Release(hold.source_path, hold.source_number, hold.fork)
+                source = transaction.state(hold.source_path)
+                beside = self.filled_append(outline._replace(path=hold.source_path), source, transaction)
+                return [release, beside] if outline.size_bytes else [release]
+        return [Reclaim(path, 0 if state is None else state.number)]
+
+    def path(self, first: str, transaction: Transaction, *, taken: bool) -> str:
+        """The first path, from one on, where there is a stream, or none."""
+        start = PATHS.index(first)
+        for path in (*PATHS[start:], *PATHS[:start]):
+            state = transaction.state(path)
+            if (state is not None and not state.gone) == taken and (taken or state is None):
+                return path
+        return first
 
     def filled_append(self, outline: Outline, state: StreamState | None, transaction: Transaction) -> Append:
         json = state is not None and state.json
@@ -253,8 +266,7 @@ class StoreMachine(RuleBasedStateMachine):
         content = self.content(outline.size_bytes, json=json)
         return Append(outline.path, content_type, content, outline.close, outline.stream_seq, stamp)
 
-    def filled_fork(self, outline: Outline, source: StreamState | None) -> Create:
-        source_path = PATHS[outline.other]
+    def filled_fork(self, outline: Outline, source_path: str, source: StreamState | None) -> Create:
         content = self.content(outline.size_bytes, json=source is not None and source.json)
         if source is None:
             return Create(outline.path, None, outline.lifetime, False, content, ForkRequest(source_path))
@@ -269,17 +281,8 @@ class StoreMachine(RuleBasedStateMachine):
             return point
         if known is None or known.number != source.number:
             return 0  # its bytes came with this very transaction
-        data, _ = self.run_now(contents(self.model, [source.path]))
-        return data.rfind(SEPARATOR, 0, min(point, known.tail)) + 1
-
-    def run_now(self, looking: Coroutine[Any, Any, Any]) -> Any:
-        """What a coroutine that never waits returns; the memory store's do not."""
-        try:
-            looking.send(None)
-        except StopIteration as done:
-            ((state, data),) = done.value.streams.values()
-            return data, state
-        raise AssertionError("it waited")
+        data = b"".join(self.model.read_cached(number, start, end) for number, start, end in owners(known))
+        return data.rfind(SEPARATOR, 0, point) + 1
 
     def content(self, size_bytes: int, *, json: bool) -> Content:
         """A body like no other."""
@@ -289,6 +292,14 @@ class StoreMachine(RuleBasedStateMachine):
             return Content(body[:size_bytes])
         messages = [b'"%b"' % body[:size_bytes], b"%d" % self.bodies][: 1 + size_bytes % 2]
         return Content(b"".join(message + SEPARATOR for message in messages) if size_bytes else b"", json=True)
+
+
+def owners(state: StreamState) -> Iterator[tuple[int, int, int]]:
+    """Whose own bytes make up a stream: (number, start, end)."""
+    start = 0
+    for number, end in (*state.lineage, (state.number, state.tail)):
+        yield number, start, end
+        start = end
 
 
 def profile(examples: int, steps: int) -> settings:
@@ -302,11 +313,11 @@ def profile(examples: int, steps: int) -> settings:
     )
 
 
-class TestModel(StoreMachine.TestCase):  # type: ignore[misc, name-defined]
-    settings = profile(60, 25)
+class TestModel(StoreMachine.TestCase):  # type: ignore[misc, valid-type]
+    settings = profile(60, 30)
 
 
 @pytest.mark.full
 @pytest.mark.timeout(3600)
-class TestModelInFull(StoreMachine.TestCase):  # type: ignore[misc, name-defined]
+class TestModelInFull(StoreMachine.TestCase):  # type: ignore[misc, valid-type]
     settings = profile(2500, 50)

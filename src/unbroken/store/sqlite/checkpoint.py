@@ -9,8 +9,8 @@ checkpoint that copies the little that came since the last.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import cast
 
 import apsw
 
@@ -26,54 +26,47 @@ class Checkpointer:
     Args:
         db: a connection of its own.
         thread: an executor with one thread.
+        fail: called with the error of a checkpoint that failed.
     """
 
-    def __init__(self, db: apsw.Connection, thread: Executor) -> None:
+    def __init__(self, db: apsw.Connection, thread: Executor, fail: Callable[[BaseException], None]) -> None:
         self._db = db
         self._thread = thread
+        self._fail = fail
         self._copied_pages = 0
-        self._running: asyncio.Future[int] | None = None
+        self._running: asyncio.Task[None] | None = None
 
     async def after_commit(self, log_pages: int) -> None:
         """A commit has returned and no other is under way.
 
         Args:
             log_pages: pages in the log now.
-
-        Raises:
-            apsw.Error: a checkpoint failed.
         """
-        if self._running is not None and self._running.done():
-            self._collect()
         if log_pages < self._copied_pages:
             self._copied_pages = 0  # the log has started over
         if log_pages > _PAGES_MAX:
-            await self._catch_up()
+            await self.stop()
+            self._running = self._start()
+            await self._running
         elif self._running is None and log_pages - self._copied_pages >= _PAGES_TO_START:
             self._running = self._start()
 
     async def stop(self) -> None:
         """Wait for a checkpoint under way."""
         if self._running is not None:
-            await asyncio.wait([self._running])
-            self._collect()
+            await self._running
 
-    async def _catch_up(self) -> None:
-        if self._running is not None:
-            await asyncio.wait([self._running])
-            self._collect()
-        self._running = self._start()
-        await asyncio.wait([self._running])
-        self._collect()
+    def _start(self) -> asyncio.Task[None]:
+        return asyncio.get_running_loop().create_task(self._run(), name="unbroken-checkpoint")
 
-    def _start(self) -> asyncio.Future[int]:
-        return asyncio.get_running_loop().run_in_executor(self._thread, self._checkpoint)
+    async def _run(self) -> None:
+        try:
+            _, copied = await asyncio.get_running_loop().run_in_executor(self._thread, self._checkpoint)
+            self._copied_pages = copied
+        except apsw.Error as error:
+            self._fail(error)
+        finally:
+            self._running = None
 
-    def _collect(self) -> None:
-        running = cast("asyncio.Future[int]", self._running)
-        self._running = None
-        self._copied_pages = running.result()
-
-    def _checkpoint(self) -> int:
-        _, copied_pages = self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-        return copied_pages
+    def _checkpoint(self) -> tuple[int, int]:
+        return self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)

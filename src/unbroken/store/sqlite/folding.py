@@ -69,6 +69,8 @@ def fold(db: apsw.Connection, pending: Pending, applied: int, overlay: Overlay) 
         applied: the newest journal row whose records are in it.
         overlay: knows which deleted forks still hold their source.
     """
+    for fork in pending.released:
+        db.execute("UPDATE trash SET source_number = NULL, source_path = NULL WHERE number = ?", (fork,))
     if pending.state is None:
         _fold_deletion(db, pending, overlay)
         return
@@ -77,8 +79,6 @@ def fold(db: apsw.Connection, pending: Pending, applied: int, overlay: Overlay) 
     db.execute(_UPSERT_STREAM, (*state_to_row(pending.state), applied))
     for producer_id, producer in pending.producers.items():
         db.execute(_UPSERT_PRODUCER, (pending.number, producer_id, producer.epoch, producer.seq))
-    for fork in pending.released:
-        db.execute("UPDATE trash SET source_number = NULL, source_path = NULL WHERE number = ?", (fork,))
 
 
 def _fold_deletion(db: apsw.Connection, pending: Pending, overlay: Overlay) -> None:

@@ -25,6 +25,7 @@ __all__ = [
     "DATABASE_NAME",
     "FORMAT_VERSION",
     "DirectoryLock",
+    "open_checkpointer",
     "open_reader",
     "open_writer",
     "rows",
@@ -167,6 +168,16 @@ def open_reader(directory: Path, *, vfs: str | None = None) -> apsw.Connection:
     db = apsw.Connection(str(file), flags=apsw.SQLITE_OPEN_READONLY, vfs=vfs)
     db.set_busy_timeout(_BUSY_TIMEOUT_MS)
     db.execute(f"PRAGMA cache_size = -{_READER_CACHE_KIB}")
+    return db
+
+
+def open_checkpointer(directory: Path, *, vfs: str | None = None) -> apsw.Connection:
+    """Open a connection that only checkpoints."""
+    db = apsw.Connection(str(directory / DATABASE_NAME), vfs=vfs)
+    db.set_busy_timeout(_BUSY_TIMEOUT_MS)
+    db.execute("PRAGMA checkpoint_fullfsync = ON")
+    # A connection that has read nothing does not know of the log yet, and its checkpoints silently do nothing.
+    rows(db, "SELECT 1 FROM sqlite_schema")
     return db
 
 

@@ -14,18 +14,19 @@ store takes no more writes until it is opened again. Reads go on.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Literal
 
 import apsw
 import msgspec
 
-from unbroken.errors import OutcomeUnknown, StorageFull, StoreError, StoreReadOnly, UnbrokenError
+from unbroken.errors import OutcomeUnknown, StorageFull, StoreError, StoreReadOnly, Unavailable, UnbrokenError
 from unbroken.protocol.producers import Producer
 from unbroken.protocol.stream import Addition, Creation, Deletion, Record, Reference, StreamState, apply
 from unbroken.store.base import Due, Hold
@@ -34,10 +35,12 @@ from unbroken.store.sqlite.folding import choose, empty_trash, fold, trim_journa
 from unbroken.store.sqlite.overlay import Overlay, Pending
 from unbroken.store.sqlite.reading import Reader
 from unbroken.store.sqlite.records import pack, unpack
-from unbroken.store.sqlite.schema import DirectoryLock, open_reader, open_writer
+from unbroken.store.sqlite.schema import DirectoryLock, open_checkpointer, open_reader, open_writer
 from unbroken.store.staged import StagedChange, StagedTransaction
 
 __all__ = ["SqliteStore"]
+
+_log = logging.getLogger("unbroken.store")
 
 OVERLAY_BYTES_MAX = 128 * 1024 * 1024
 OVERLAY_STREAMS_MAX = 50_000
@@ -87,25 +90,33 @@ class SqliteStore:
     # --- opening and closing -----------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        self._lock.acquire()
         self._forget()
+        self._resources = ExitStack()
         try:
-            self._writer = open_writer(self.directory, vfs=self._vfs)
-            self._writer.set_wal_hook(self._on_commit)
-            self._reader = Reader(lambda: open_reader(self.directory, vfs=self._vfs))
-            self._threads = ThreadPoolExecutor(1, thread_name_prefix="unbroken-commit")
-            self._checkpoint_thread = ThreadPoolExecutor(1, thread_name_prefix="unbroken-checkpoint")
-            self._checkpoint_db = apsw.Connection(str(self._writer.filename), vfs=self._vfs)
-            self._checkpointer = Checkpointer(self._checkpoint_db, self._checkpoint_thread)
+            self._acquire(self._resources)
             self._recover()
             while self._overlay.streams:
                 await self._housekeep(streams=10_000, cost_bytes=16 * 1024 * 1024)
-        except StoreError:
-            self._lock.release()
+        except BaseException as error:
+            self._resources.close()
+            if isinstance(error, apsw.Error | msgspec.DecodeError | Unavailable):
+                raise StoreError(f"cannot open the database in {self.directory}: {error}") from error
             raise
-        except (apsw.Error, msgspec.DecodeError, UnbrokenError) as error:
-            self._lock.release()
-            raise StoreError(f"cannot open the database in {self.directory}: {error}") from error
+
+    def _acquire(self, resources: ExitStack) -> None:
+        """Take everything that is to be let go of, in the opposite order, at the end."""
+        self._lock.acquire()
+        resources.callback(self._lock.release)
+        self._writer = open_writer(self.directory, vfs=self._vfs)
+        resources.callback(_close, self._writer)
+        self._writer.set_wal_hook(self._on_commit)
+        checkpoint_db = open_checkpointer(self.directory, vfs=self._vfs)
+        resources.callback(_close, checkpoint_db)
+        self._reader = Reader(lambda: open_reader(self.directory, vfs=self._vfs))
+        resources.callback(self._reader.close)
+        self._threads = resources.enter_context(ThreadPoolExecutor(1, thread_name_prefix="unbroken-commit"))
+        thread = resources.enter_context(ThreadPoolExecutor(1, thread_name_prefix="unbroken-checkpoint"))
+        self._checkpointer = Checkpointer(checkpoint_db, thread, self._fail)
 
     def _recover(self) -> None:
         """Replay the journal into the overlay."""
@@ -141,15 +152,14 @@ class SqliteStore:
 
     async def close(self) -> None:
         end_s = time.monotonic() + _CLOSE_S
-        while self._failure is None and self._overlay.streams and time.monotonic() < end_s:
-            await self._housekeep(streams=1_000, cost_bytes=8 * 1024 * 1024)
-        await self._checkpointer.stop()
-        self._threads.shutdown()
-        self._checkpoint_thread.shutdown()
-        self._reader.close()
-        self._checkpoint_db.close()
-        self._writer.close()
-        self._lock.release()
+        try:
+            while self._failure is None and self._overlay.streams and time.monotonic() < end_s:
+                await self._housekeep(streams=1_000, cost_bytes=8 * 1024 * 1024)
+        except OutcomeUnknown as error:
+            _log.warning("the journal could not be folded, which the next start will do: %s", error)
+        finally:
+            await self._checkpointer.stop()
+            self._resources.close()
 
     # --- lookups -----------------------------------------------------------------------------------------------------
 
@@ -216,6 +226,8 @@ class SqliteStore:
 
     @asynccontextmanager
     async def transaction(self, paths: Sequence[str]) -> AsyncIterator[StagedTransaction]:
+        if self._failure is not None:
+            raise self._failure
         transaction = StagedTransaction(self)
         yield transaction
         if transaction.changes:
@@ -243,7 +255,7 @@ class SqliteStore:
                 self._settle(path, record, after)
             else:
                 self._overlay.add(path, record, after, journal_id)
-        await self._after_commit()
+        await self._checkpointer.after_commit(self._log_pages)
 
     def _settle(self, path: str, record: Record, after: StreamState | None) -> None:
         """Take over a change that went straight to the tables."""
@@ -316,7 +328,7 @@ class SqliteStore:
                 self._trash = empty_trash(self._writer)
             await self._finish(chosen, self._journal_id, self._last_number)
         self._drop(chosen)
-        await self._after_commit()
+        await self._checkpointer.after_commit(self._log_pages)
         return True
 
     async def _finish(self, folded: list[Pending], journal_id: int, last_number: int) -> None:
@@ -347,12 +359,6 @@ class SqliteStore:
         self._log_pages = pages
         return apsw.SQLITE_OK
 
-    async def _after_commit(self) -> None:
-        try:
-            await self._checkpointer.after_commit(self._log_pages)
-        except apsw.Error as error:
-            self._fail(error)
-
     # --- errors ------------------------------------------------------------------------------------------------------
 
     def _check_space(self) -> None:
@@ -378,22 +384,29 @@ class SqliteStore:
             self._failure = kind(f"an I/O error made the store read-only until the server is restarted: {error}")
 
 
+def _close(db: apsw.Connection) -> None:
+    try:
+        db.close()
+    except apsw.Error as error:
+        _log.warning("the database did not close cleanly, which loses nothing: %s", error)
+
+
 def _with_large_body(changes: list[StagedChange]) -> set[int]:
-    """Streams to fold with this very commit: they got a large body, are there after it, and alone at their path."""
-    large = {
-        change.record.number: change.path
-        for change in changes
-        if isinstance(change.record, Addition | Creation) and len(change.record.data) >= LARGE_BYTES
-    }
-    if large:
-        for change in changes:
-            number = change.record.number
-            large = {
-                other: path
-                for other, path in large.items()
-                if path != change.path or (other == number and change.after is not None)
-            }
-    return set(large)
+    """Streams to fold with this very commit: they got a large body, and nothing but bytes.
+
+    Not one that takes the path of another here, nor one that is deleted or whose fork is released: those records bear
+    on other streams, whose own are still in the journal, and are replayed together with them.
+    """
+    numbers_at: dict[str, set[int]] = {}
+    large: dict[int, str] = {}
+    others: set[int] = set()
+    for path, record, _, _ in changes:
+        numbers_at.setdefault(path, set()).add(record.number)
+        if not isinstance(record, Addition | Creation):
+            others.add(record.number)
+        elif len(record.data) >= LARGE_BYTES:
+            large[record.number] = path
+    return {number for number, path in large.items() if number not in others and len(numbers_at[path]) == 1}
 
 
 class _FailOn:
