@@ -5,19 +5,21 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 
 from benchmarks.contenders import NODE_FILES, NODE_MEMORY, Contender, install_node
 from benchmarks.machine import describe, durable_directory
 from benchmarks.report import Rounds, medians, table
-from benchmarks.scenarios import SCENARIOS, Figures, Pace, Scenario, in_temporary_directory
+from benchmarks.scenarios import SCENARIOS, Figures, Measure, Pace, Scenario
 from benchmarks.verify import LostData
 
-FULL = Pace(rounds=5, warmup_s=0.5, duration_s=2.0, fill_mib=64)
-QUICK = Pace(rounds=1, warmup_s=0.3, duration_s=1.0, fill_mib=16)
+FULL = Pace(rounds=9, warmup_s=0.2, duration_s=0.8, fill_mib=64)
+QUICK = Pace(rounds=1, warmup_s=0.2, duration_s=0.4, fill_mib=8)
 
 
 class Report(msgspec.Struct):
@@ -69,7 +71,7 @@ def _parse() -> argparse.Namespace:
     names = ", ".join(scenario.name for scenario in SCENARIOS)
     parser.add_argument("--quick", action="store_true", help="one short round: to see that everything runs")
     parser.add_argument("--only", action="append", metavar="NAME", help=f"scenarios with this in their name: {names}")
-    parser.add_argument("--rounds", type=int, help=f"how often each contender is run [{FULL.rounds}]")
+    parser.add_argument("--rounds", type=int, help=f"how often each contender is measured [{FULL.rounds}]")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured there")
     parser.add_argument("--directory", type=Path, help="where durable data is written: the disk to measure")
     return parser.parse_args()
@@ -79,16 +81,17 @@ def _measure(scenario: Scenario, report: Report, directory: Path) -> Rounds:
     """All contenders in turn, again and again, so that what disturbs the machine disturbs all of them."""
     left_out: Sequence[Contender] = (NODE_MEMORY, NODE_FILES) if report.left_out else ()
     rounds: list[dict[str, Figures]] = []
-    for number in range(report.pace.rounds):
-        figures: dict[str, Figures] = {}
+    with ExitStack() as stack:
+        measures: list[Measure] = []
         for contender in scenario.contenders:
             if contender not in left_out:
-                if sys.stderr.isatty():
-                    print(f"\r\033[Kround {number + 1}: {contender.name}", end="\r", file=sys.stderr, flush=True)
-                figures |= in_temporary_directory(scenario, contender, report.pace, directory)
-        rounds.append(figures)
-    if sys.stderr.isatty():
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
+                own = stack.enter_context(TemporaryDirectory(prefix="unbroken-bench-", dir=directory))
+                measures.append(stack.enter_context(scenario.session(contender, report.pace, Path(own))))
+        for _ in range(report.pace.rounds):
+            figures: dict[str, Figures] = {}
+            for measure in measures:
+                figures |= measure()
+            rounds.append(figures)
     return rounds
 
 

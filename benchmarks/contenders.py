@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import apsw
 
@@ -20,10 +21,12 @@ __all__ = [
     "MEMORY",
     "NODE_FILES",
     "NODE_MEMORY",
+    "PARSER",
     "SQLITE",
     "Contender",
-    "commits",
+    "commit_sizes",
     "install_node",
+    "newest_commit",
 ]
 
 _HERE = Path(__file__).parent
@@ -68,6 +71,7 @@ def _floor(kind: str) -> list[str]:
 _NODE = ["node", str(_HERE / "reference.mjs")]
 
 GENERATOR = Contender("same bytes to every packet", _floor("socket"), stores=False)
+PARSER = Contender("HTTP parser and nothing else", _floor("parser"), stores=False)
 FLOOR = Contender("handler that does nothing", _floor("asgi"), stores=False)
 MEMORY = Contender("Unbroken, memory", _unbroken("memory"))
 SQLITE = Contender("Unbroken, sqlite", _unbroken("sqlite"), ("--data-dir", "{}"))
@@ -75,16 +79,25 @@ NODE_MEMORY = Contender("Node reference, memory", _NODE)
 NODE_FILES = Contender("Node reference, file store", _NODE, ("{}",))
 
 
-def commits(directory: Path, after: int = 0) -> list[int]:
-    """Sizes in bytes of the commits that an Unbroken server on sqlite made, those up to a number left out.
+def newest_commit(directory: Path) -> int:
+    """The number of the latest commit of an Unbroken server on sqlite, which may be running."""
+    return max((number for number, _ in _journal(directory, 0)), default=0)
 
-    Its journal has a row for each; rows go when the server has been idle for some seconds. The server may be running.
+
+def commit_sizes(directory: Path, after: int) -> list[int]:
+    """Sizes in bytes of the commits after that with a number.
+
+    The journal has a row for each commit; rows go when they are some seconds old and the server is idle.
     """
+    return [size for _, size in _journal(directory, after)]
+
+
+def _journal(directory: Path, after: int) -> list[tuple[int, int]]:
     database = directory / "data" / "unbroken.db"
     connection = apsw.Connection(str(database), flags=apsw.SQLITE_OPEN_READONLY)
     try:
-        query = "SELECT length(records) FROM journal WHERE id > ? ORDER BY id"
-        return [int(str(size)) for (size,) in connection.execute(query, (after,)).fetchall()]
+        query = "SELECT id, length(records) FROM journal WHERE id > ? ORDER BY id"
+        return cast("list[tuple[int, int]]", connection.execute(query, (after,)).fetchall())
     finally:
         connection.close()
 

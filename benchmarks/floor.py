@@ -2,6 +2,7 @@
 
 asgi     the ASGI server of `unbroken serve`, set up in the same way, around an application that reads the body and
          answers 204; a GET gets 1 MiB, and an SSE reader gets what is posted, without any store, rules or offsets
+parser   uvloop and the same HTTP parser without an ASGI server: what a native adapter could come near to
 socket   answers every packet with the same bytes: what the load generator itself can drive
 """
 
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, cast
 
+import httptools
 import uvicorn
 import uvloop
 
@@ -77,10 +79,37 @@ class _Answer(asyncio.Protocol):
     """One packet in, one answer out."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
+        self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        self._transport.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        self.transport.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+
+class _Parse(_Answer):
+    """One request in, its target, headers and body put together, one answer out."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._parser = httptools.HttpRequestParser(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+
+    def on_message_begin(self) -> None:
+        self._target, self._body = b"", b""
+        self._fields: dict[bytes, bytes] = {}
+
+    def on_url(self, part: bytes) -> None:
+        self._target += part
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._fields[name.lower()] = value
+
+    def on_body(self, part: bytes) -> None:
+        self._body += part
+
+    def on_message_complete(self) -> None:
+        self.transport.write(b"HTTP/1.1 204 No Content\r\n%b: %b\r\n\r\n" % _NEXT_OFFSET)
 
 
 async def _serve_asgi(listener: socket.socket) -> None:
@@ -98,16 +127,19 @@ async def _serve_asgi(listener: socket.socket) -> None:
     await uvicorn.Server(config).serve(sockets=[listener])
 
 
-async def _serve_socket(listener: socket.socket) -> None:
-    server = await asyncio.get_running_loop().create_server(_Answer, sock=listener)
+async def _serve_protocol(listener: socket.socket, protocol: type[_Answer]) -> None:
+    server = await asyncio.get_running_loop().create_server(protocol, sock=listener)
     await server.serve_forever()
 
 
 def main(kind: str) -> None:
-    """Serve until the process is ended. ``kind`` is ``asgi`` or ``socket``."""
+    """Serve until the process is ended. ``kind`` is ``asgi``, ``parser`` or ``socket``."""
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
         print(f"listening on http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
-        uvloop.run(_serve_asgi(listener) if kind == "asgi" else _serve_socket(listener))
+        if kind == "asgi":
+            uvloop.run(_serve_asgi(listener))
+        else:
+            uvloop.run(_serve_protocol(listener, _Parse if kind == "parser" else _Answer))
 
 
 if __name__ == "__main__":

@@ -58,12 +58,14 @@ class AppendLoad(msgspec.Struct, tag="append"):
         paths: streams, appended to in turn; each connection begins with another one.
         connections: how many.
         size_bytes: of each body, at least ``MARK_BYTES``.
+        first_index: number of the first connection; connections of other runs on these streams have other numbers.
     """
 
     target: Target
     paths: list[str]
     connections: int
     size_bytes: int
+    first_index: int = 0
 
 
 class ReadLoad(msgspec.Struct, tag="read"):
@@ -284,7 +286,9 @@ class _Appender(_Connection):
 def append(load: AppendLoad) -> Observed:
     """See `AppendLoad`."""
     meter = _Meter(load.target)
-    appenders = [_Appender(meter, load, index) for index in range(load.connections)]
+    appenders = [
+        _Appender(meter, load, index) for index in range(load.first_index, load.first_index + load.connections)
+    ]
     selector = _Selector(appenders)
     for appender in appenders:
         appender.start()

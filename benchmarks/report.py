@@ -41,7 +41,8 @@ def _median(runs: Sequence[Figures]) -> Figures:
 
 def ratio(rounds: Rounds, name: str, base: str) -> float | None:
     """The median over the rounds of one's rate divided by another's in the same round."""
-    pairs = [(figures[name].rate, figures[base].rate) for figures in rounds if name in figures and base in figures]
+    both = [figures for figures in rounds if name in figures and base in figures]
+    pairs = [(figures[name].rate, figures[base].rate) for figures in both if figures[base].rate]
     return statistics.median(mine / other for mine, other in pairs) if pairs else None
 
 

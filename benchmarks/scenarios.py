@@ -1,11 +1,11 @@
-"""What is measured: each scenario runs one contender once and returns its figures."""
+"""What is measured."""
 
 from __future__ import annotations
 
 import sys
-import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,17 +17,19 @@ from benchmarks.contenders import (
     MEMORY,
     NODE_FILES,
     NODE_MEMORY,
+    PARSER,
     SQLITE,
     Contender,
-    commits,
+    commit_sizes,
+    newest_commit,
 )
 from benchmarks.http import Streams
 from benchmarks.load import AppendLoad, FanOutLoad, Load, Observed, ReadLoad, Target, quantile_ms
-from benchmarks.processes import LOAD_CPU, SERVER_CPU, Process, counting_fsyncs, run_pinned
+from benchmarks.processes import LOAD_CPU, SERVER_CPU, Fsyncs, Process, counting_fsyncs, run_pinned
 from benchmarks.raw import Batches, Written
 from benchmarks.verify import check_appends, check_bytes, check_messages
 
-__all__ = ["RAW", "SCENARIOS", "Figures", "Pace", "Scenario"]
+__all__ = ["RAW", "SCENARIOS", "Figures", "Measure", "Pace", "Scenario"]
 
 RAW = "raw file, the same batches"
 
@@ -42,7 +44,7 @@ class Pace:
     """How long everything takes.
 
     Args:
-        rounds: how often each contender is run.
+        rounds: how often each contender is measured.
         warmup_s: seconds before anything is counted.
         duration_s: seconds that are counted.
         fill_mib: size of the streams that are read.
@@ -80,6 +82,9 @@ class Figures(msgspec.Struct, kw_only=True, omit_defaults=True):
     others: float | None = None
 
 
+Measure = Callable[[], dict[str, Figures]]
+
+
 class Scenario(ABC):
     """Something to measure.
 
@@ -96,8 +101,8 @@ class Scenario(ABC):
     contenders: Sequence[Contender]
 
     @abstractmethod
-    def run(self, contender: Contender, pace: Pace, directory: Path) -> dict[str, Figures]:
-        """Measure a contender once.
+    def session(self, contender: Contender, pace: Pace, directory: Path) -> AbstractContextManager[Measure]:
+        """Run a contender, ready to be measured again and again until the block is left.
 
         Args:
             contender: one of ``contenders``.
@@ -105,10 +110,10 @@ class Scenario(ABC):
             directory: an empty one.
 
         Returns:
-            Figures by name: the contender's, and what can only be measured beside it.
+            What measures once, and gives figures by name: the contender's, and what can only be measured beside it.
 
         Raises:
-            LostData: what was acknowledged is not there.
+            LostData: in the end, what was acknowledged is not there.
         """
 
 
@@ -151,20 +156,35 @@ class Appends(Scenario):
         self._connections = connections
         self._paths = [f"/v1/stream/{number}" for number in range(streams)]
 
-    def run(self, contender: Contender, pace: Pace, directory: Path) -> dict[str, Figures]:
-        with contender.start(directory) as server, Streams(server.port) as streams:
-            for path in self._paths:
-                streams.create(path, _TEXT)
-            earlier = len(commits(directory)) if contender is SQLITE else 0
-            with counting_fsyncs(server.pid) as fsyncs:
-                load = AppendLoad(_target(server, pace), self._paths, self._connections, self.size_bytes)
-                observed = _generate(load, pace)
-            batches = commits(directory, earlier) if contender is SQLITE else []
+    @contextmanager
+    def session(self, contender: Contender, pace: Pace, directory: Path) -> Iterator[Measure]:
+        acknowledged: list[int] = []
+        with contender.start(directory) as server:
+            with Streams(server.port) as streams:
+                for path in self._paths:
+                    streams.create(path, _TEXT)
+
+            def measure() -> dict[str, Figures]:
+                target = _target(server, pace)
+                load = AppendLoad(target, self._paths, self._connections, self.size_bytes, len(acknowledged))
+                last_commit = newest_commit(directory) if contender is SQLITE else 0
+                with counting_fsyncs(server.pid) if contender.durable else nullcontext(Fsyncs()) as fsyncs:
+                    observed = _generate(load, pace)
+                acknowledged.extend(observed.acknowledged)
+                batches = commit_sizes(directory, last_commit) if contender is SQLITE else []
+                return self._figures(contender, observed, fsyncs, batches, directory)
+
+            yield measure
             if contender.stores:
-                check_appends(streams, self._paths, self.size_bytes, observed.acknowledged)
+                with Streams(server.port) as streams:
+                    check_appends(streams, self._paths, self.size_bytes, acknowledged)
+
+    def _figures(
+        self, contender: Contender, observed: Observed, fsyncs: Fsyncs, batches: list[int], directory: Path
+    ) -> dict[str, Figures]:
         figures = _figures(observed, observed.operations)
         appends = sum(observed.acknowledged)
-        if contender.durable:
+        if contender.durable and observed.payload_bytes:
             figures.written = observed.server_written_bytes / observed.payload_bytes
             figures.fsyncs = None if fsyncs.count is None else fsyncs.count / appends
         if not batches:
@@ -196,13 +216,18 @@ class Generator(Scenario):
     name = "generator"
     title = "What the load generator can drive: appends of 256 B, 64 connections"
     unit = "appends/s"
-    contenders = (GENERATOR, FLOOR)
+    contenders = (FLOOR, PARSER, GENERATOR)
 
-    def run(self, contender: Contender, pace: Pace, directory: Path) -> dict[str, Figures]:
+    @contextmanager
+    def session(self, contender: Contender, pace: Pace, directory: Path) -> Iterator[Measure]:
         with contender.start(directory) as server:
-            load = AppendLoad(_target(server, pace), ["/v1/stream/0"], 64, Appends.size_bytes)
-            observed = _generate(load, pace)
-        return {contender.name: _figures(observed, observed.operations)}
+
+            def measure() -> dict[str, Figures]:
+                load = AppendLoad(_target(server, pace), ["/v1/stream/0"], 64, Appends.size_bytes)
+                observed = _generate(load, pace)
+                return {contender.name: _figures(observed, observed.operations)}
+
+            yield measure
 
 
 class CatchUp(Scenario):
@@ -213,17 +238,23 @@ class CatchUp(Scenario):
     _path = "/v1/stream/0"
     _readers = 4
 
-    def run(self, contender: Contender, pace: Pace, directory: Path) -> dict[str, Figures]:
+    @contextmanager
+    def session(self, contender: Contender, pace: Pace, directory: Path) -> Iterator[Measure]:
         if contender.durable:
             with contender.start(directory) as server, Streams(server.port) as streams:
                 self._fill(streams, pace.fill_mib)
-        with contender.start(directory) as server, Streams(server.port) as streams:
+        with contender.start(directory) as server:
             if contender.stores:
-                if not contender.durable:
-                    self._fill(streams, pace.fill_mib)
-                self._check(streams, pace.fill_mib)
-            observed = _generate(ReadLoad(_target(server, pace), self._path, self._readers), pace)
-        return {contender.name: _figures(observed, observed.payload_bytes / _MIB)}
+                with Streams(server.port) as streams:
+                    if not contender.durable:
+                        self._fill(streams, pace.fill_mib)
+                    self._check(streams, pace.fill_mib)
+
+            def measure() -> dict[str, Figures]:
+                observed = _generate(ReadLoad(_target(server, pace), self._path, self._readers), pace)
+                return {contender.name: _figures(observed, observed.payload_bytes / _MIB)}
+
+            yield measure
 
     @abstractmethod
     def _fill(self, streams: Streams, mib: int) -> None:
@@ -286,17 +317,27 @@ class FanOut(Scenario):
         self._readers = readers
         self._wait = wait
 
-    def run(self, contender: Contender, pace: Pace, directory: Path) -> dict[str, Figures]:
-        with contender.start(directory) as server, Streams(server.port) as streams:
-            streams.create(self._path, _TEXT)
-            load = FanOutLoad(_target(server, pace), self._path, self._readers, self._size_bytes, self._wait)
-            observed = _generate(load, pace)
+    @contextmanager
+    def session(self, contender: Contender, pace: Pace, directory: Path) -> Iterator[Measure]:
+        appended_bytes = 0
+        with contender.start(directory) as server:
+            with Streams(server.port) as streams:
+                streams.create(self._path, _TEXT)
+
+            def measure() -> dict[str, Figures]:
+                nonlocal appended_bytes
+                load = FanOutLoad(_target(server, pace), self._path, self._readers, self._size_bytes, self._wait)
+                observed = _generate(load, pace)
+                appended_bytes += sum(observed.acknowledged) * self._size_bytes
+                figures = _figures(observed, observed.operations)
+                if not self._wait:
+                    figures.p50_ms = figures.p99_ms = None
+                return {contender.name: figures}
+
+            yield measure
             if contender.stores:
-                check_bytes(streams, self._path, observed.acknowledged[0] * self._size_bytes)
-        figures = _figures(observed, observed.operations)
-        if not self._wait:
-            figures.p50_ms = figures.p99_ms = None
-        return {contender.name: figures}
+                with Streams(server.port) as streams:
+                    check_bytes(streams, self._path, appended_bytes)
 
 
 SCENARIOS: Sequence[Scenario] = (
@@ -310,9 +351,3 @@ SCENARIOS: Sequence[Scenario] = (
     FanOut(200, wait=True),
     FanOut(200, wait=False),
 )
-
-
-def in_temporary_directory(scenario: Scenario, contender: Contender, pace: Pace, parent: Path) -> dict[str, Figures]:
-    """Measure a contender once, in a directory of its own that is deleted afterwards."""
-    with tempfile.TemporaryDirectory(prefix="unbroken-bench-", dir=parent, ignore_cleanup_errors=True) as directory:
-        return scenario.run(contender, pace, Path(directory))

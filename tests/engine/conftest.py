@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.engine.stores import STORES, make_store
+from tests.engine.stores import STORES, checked_store
 from unbroken.engine import Engine
 from unbroken.store.base import Store
 from unbroken.testing import ManualClock
@@ -19,9 +19,10 @@ Start = Callable[..., AbstractAsyncContextManager[Engine]]
 
 
 @pytest.fixture(params=STORES)
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """A store of either kind, not opened."""
-    return make_store(request.param, tmp_path)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """A store of either kind, not opened. Its integrity is checked after the test."""
+    with checked_store(request.param, tmp_path) as store:
+        yield store
 
 
 @pytest.fixture

@@ -119,6 +119,15 @@ async def test_closure_with_data_wakes_with_data(serve: Serve) -> None:
         assert (response.status, response.body, response["stream-closed"]) == (200, b"bye", "true")
 
 
+async def test_reader_that_goes_away_is_forgotten(serve: Serve) -> None:
+    """At once, not when its time is up: nobody is waiting, and a sliding lifetime is not held open."""
+    async with serve(long_poll_timeout=600) as site:
+        await site.create("/a", TEXT)
+        async with site.waiting("/a?offset=now&live=long-poll"):
+            assert len(site.engine.waiters) == 1
+        await until(lambda: len(site.engine.waiters) == 0)
+
+
 async def test_deletion_wakes(serve: Serve) -> None:
     async with serve() as site:
         await site.create("/a", TEXT)

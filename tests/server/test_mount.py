@@ -19,32 +19,33 @@ from tests.engine.helpers import until
 from tests.server.site import JSON, TEXT, Site, closed, offset, problem_code
 from unbroken.engine import Engine
 from unbroken.server.asgi import AsgiApp
+from unbroken.server.connection import Connection
 from unbroken.server.settings import Settings
 from unbroken.store.base import Store
-from unbroken.testing import LiveServer, ManualClock, serve_asgi
+from unbroken.testing import LiveServer, ManualClock, encode_chunk, encode_request, serve_asgi
 
 
 async def _hello(request: Request) -> PlainTextResponse:
     return PlainTextResponse("hello")
 
 
-def _fastapi(streams: AsgiApp, prefix: str, **options: Any) -> FastAPI:
-    app = FastAPI(lifespan=streams.lifespan, **options)
+def _fastapi(streams: AsgiApp, prefix: str) -> FastAPI:
+    app = FastAPI(lifespan=streams.lifespan)
     app.get("/hello")(lambda: fastapi.Response("hello", media_type="text/plain"))
     app.mount(prefix, streams)
     return app
 
 
-def _starlette(streams: AsgiApp, prefix: str, **options: Any) -> Starlette:
+def _starlette(streams: AsgiApp, prefix: str) -> Starlette:
     routes = [Route("/hello", _hello), Mount(prefix, app=streams)]
-    return Starlette(routes=routes, lifespan=streams.lifespan, **options)
+    return Starlette(routes=routes, lifespan=streams.lifespan)
 
 
 @asynccontextmanager
-async def _mounted(store: Store, framework: Any, prefix: str, **options: Any) -> AsyncIterator[Site]:
+async def _mounted(store: Store, framework: Any, prefix: str, http: Any = Connection) -> AsyncIterator[Site]:
     clock = ManualClock()
     streams = AsgiApp(Engine(store, clock=clock), Settings(), watch_signals=False)
-    async with serve_asgi(framework(streams, prefix, **options)) as address:
+    async with serve_asgi(framework(streams, prefix), http=http) as address:
         try:
             yield Site(LiveServer(address, streams), clock)
         finally:
@@ -120,6 +121,28 @@ async def test_stream_may_be_named_like_the_prefix(store: Store, framework: Any)
 async def test_health_below_the_prefix(store: Store, framework: Any) -> None:
     async with _mounted(store, framework, "/streams") as site:
         assert (await site.get("/streams/-/health")).status == 200
+
+
+OFFER = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2-settings": "AAMAAABkAAQCAAAAAAIAAAAA"}
+
+
+@pytest.mark.parametrize("http", ["httptools", "h11"])
+@pytest.mark.parametrize("offer", [{}, OFFER], ids=["plain", "upgrade"])
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_body_under_every_parser(store: Store, http: str, offer: dict[str, str], chunked: bool) -> None:
+    """Applications run on uvicorn as it is. There the parser takes the body of a request that offers an upgrade (as
+    those of ``curl --http2`` and of Java's HttpClient do) for the other protocol and hands over none: such a request
+    may be refused, not acknowledged."""
+    async with _mounted(store, _fastapi, "/streams", http=http) as site, site.connect() as connection:
+        framing = {"transfer-encoding": "chunked"} if chunked else {"content-length": "5"}
+        body = encode_chunk(b"hello") + encode_chunk(b"") if chunked else b"hello"
+        await connection.send(encode_request("PUT", "/streams/a", {**TEXT, **offer, **framing}) + body)
+        response = await connection.read_response()
+        if response.status < 300:
+            assert (await site.get("/streams/a")).body == b"hello"
+        else:
+            assert offer
+            assert (await site.get("/streams/a")).status == 404
 
 
 @FRAMEWORKS

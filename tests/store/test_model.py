@@ -314,7 +314,7 @@ def profile(examples: int, steps: int) -> settings:
 
 
 class TestModel(StoreMachine.TestCase):  # type: ignore[misc, valid-type]
-    settings = profile(60, 30)
+    settings = profile(100, 30)
 
 
 @pytest.mark.full

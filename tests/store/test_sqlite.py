@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import apsw
 import pytest
 
 from tests.store.sizes import LARGE_BYTES, OVERLAY_BYTES_MAX, miniature
 from tests.store.stress import StressSuite
+from tests.store.workload import look, workload
+from unbroken.errors import StoreError
+from unbroken.protocol.commands import Command, Delete, Release
+from unbroken.protocol.producers import ProducerStamp
 from unbroken.store.sqlite import SqliteStore
 from unbroken.store.sqlite.check import check
+from unbroken.store.sqlite.schema import DATABASE_NAME
+from unbroken.testing.faults import FaultyDisk, Operation
+from unbroken.testing.store_suite import append, create, execute, fork, read_stream, settle
 
 
 def assert_sound(directory: Path) -> None:
@@ -47,3 +62,226 @@ class TestSqliteStoreFoldingAtOnce(TestSqliteStoreInMiniature):
 
     def make(self, directory: Path) -> SqliteStore:
         return SqliteStore(directory, overlay_bytes_max=1)
+
+
+# --- what is true of it alone -----------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def opened(directory: Path, *, vfs: str | None = None) -> AsyncIterator[SqliteStore]:
+    """A store in miniature, checked when it is closed."""
+    with miniature():
+        store = SqliteStore(directory, overlay_bytes_max=OVERLAY_BYTES_MAX, vfs=vfs)
+        await store.open()
+        try:
+            yield store
+        finally:
+            await store.close()
+        assert_sound(directory)
+
+
+def query(directory: Path, statement: str) -> list[tuple[Any, ...]]:
+    db = apsw.Connection(str(directory / DATABASE_NAME), flags=apsw.SQLITE_OPEN_READONLY)
+    try:
+        return db.execute(statement).fetchall()
+    finally:
+        db.close()
+
+
+async def test_nothing_is_left_of_what_was_deleted(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        for turn in range(3):
+            stamps = [ProducerStamp(f"p{index}", turn, 0) for index in range(7)]
+            await execute(store, create("/a", b"x" * 300), *(append("/a", b"y", producer=stamp) for stamp in stamps))
+            await execute(store, create("/large", b"x" * (5 * LARGE_BYTES)), create("/kept", b"kept"))
+            await execute(store, fork("/fork", "/a", data=b"f" * 200))
+            if turn == 1:
+                await settle(store)
+            await execute(store, Delete("/a"), Delete("/large"))
+            await execute(store, Delete("/fork"))
+            await execute(store, *releases(store))
+        await settle(store)
+        kept = store.state("/kept")
+        assert kept is not None
+        assert query(tmp_path, "SELECT * FROM trash") == []
+        assert query(tmp_path, "SELECT DISTINCT stream FROM chunks") == [(kept.number,)]
+        assert query(tmp_path, "SELECT * FROM producers") == []
+        assert query(tmp_path, "SELECT path FROM streams") == [("/kept",)]
+
+
+def releases(store: SqliteStore) -> list[Command]:
+    return [Release(hold.source_path, hold.source_number, hold.fork) for hold in store.holds(100)]
+
+
+async def test_what_is_folded_leaves_the_journal(tmp_path: Path) -> None:
+    """All but its newest row, which says what number comes next."""
+    async with opened(tmp_path) as store:
+        await execute(store, create("/a"), create("/b"))
+        for turn in range(30):
+            await execute(store, append("/a", b"%d" % turn))
+        await settle(store)
+        assert query(tmp_path, "SELECT count(*), max(id) FROM journal") == [(1, 31)]
+
+
+async def test_small_chunks_are_merged(tmp_path: Path) -> None:
+    """A stream that grows by single bytes, each folded on its own, ends up in large chunks."""
+    async with opened(tmp_path) as store:
+        await execute(store, create("/a"))
+        for _ in range(480):
+            await execute(store, append("/a", b"x"))
+            await settle(store)
+        sizes = [size for (size,) in query(tmp_path, "SELECT length(data) FROM chunks")]
+        assert sum(sizes) == 480
+        assert len(sizes) <= 2 * 480 / 48
+
+
+async def test_the_log_stays_small(tmp_path: Path) -> None:
+    """It is copied into the database as it grows, and begun again."""
+    async with opened(tmp_path) as store:
+        await execute(store, create("/a"))
+        sizes: list[int] = []
+        for turn in range(200):
+            await execute(store, append("/a", b"%d" % turn))
+            sizes.append((tmp_path / f"{DATABASE_NAME}-wal").stat().st_size)
+        assert max(sizes) < 100 * 4096  # 40 pages are the bound in miniature, then one more commit fits
+
+
+async def test_somebody_elses_checkpoint_is_no_failure(tmp_path: Path) -> None:
+    """Of Litestream, say, or of the sqlite3 shell: ours finds the log busy then, and waits its turn. It also does, once
+    in thousands of times, when it looks at the log in the very moment in which a commit ends.
+    """
+    reached, go_on = threading.Event(), threading.Event()
+    thread: threading.Thread | None = None
+
+    def hold_up(operation: Operation) -> None:
+        if threading.current_thread() is thread and operation.kind == "write" and operation.file == "database":
+            reached.set()
+            go_on.wait(20)
+
+    with FaultyDisk() as disk:
+        async with opened(tmp_path, vfs=disk.name) as store:
+            await execute(store, create("/a"))
+            other = apsw.Connection(str(tmp_path / DATABASE_NAME), vfs=disk.name)
+            other.execute("SELECT * FROM meta").fetchall()
+            disk.watch = hold_up
+            thread = threading.Thread(target=other.wal_checkpoint)
+            thread.start()
+            assert await asyncio.to_thread(reached.wait, 20)
+            for turn in range(30):
+                await execute(store, append("/a", b"%d" % (turn % 10)))
+            assert store.failure is None
+            go_on.set()
+            await asyncio.to_thread(thread.join)
+            other.close()
+            for turn in range(30):
+                await execute(store, append("/a", b"%d" % (turn % 10)))
+            assert store.failure is None
+            state = store.state("/a")
+            assert state is not None
+            assert await read_stream(store, state) == b"0123456789" * 6
+
+
+async def test_a_store_can_be_opened_again(tmp_path: Path) -> None:
+    plan = await workload()
+    with miniature():
+        store = SqliteStore(tmp_path, overlay_bytes_max=OVERLAY_BYTES_MAX)
+        for commands in plan.transactions:
+            await store.open()
+            await execute(store, *commands)
+            await store.close()
+        await store.open()
+        assert await look(store) == plan.expected[-1]
+        await store.close()
+    assert_sound(tmp_path)
+
+
+async def test_a_closed_store_leaves_nothing_open(tmp_path: Path) -> None:
+    threads = set(threading.enumerate())
+    files = set(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    async with opened(tmp_path) as store:
+        await execute(store, create("/a", b"x" * 1000))
+        await asyncio.gather(*(store.read(1, 0, 1000) for _ in range(8)))
+    assert {thread for thread in threading.enumerate() if thread.name.startswith("unbroken")} <= threads
+    assert sorted(os.listdir(tmp_path)) == ["lock", DATABASE_NAME]  # noqa: PTH208
+    await asyncio.get_running_loop().shutdown_default_executor()
+    assert len(set(os.listdir("/proc/self/fd")) - files) == 0  # noqa: PTH208
+
+
+async def test_one_directory_has_one_owner(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        with pytest.raises(StoreError, match=f"in use by process {os.getpid()}"):
+            await SqliteStore(tmp_path).open()
+        program = (
+            "import asyncio, sys; from unbroken.store.sqlite import SqliteStore\n"
+            "asyncio.run(SqliteStore(sys.argv[1]).open())"
+        )
+        other = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-c", program, str(tmp_path)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert "StoreError" in other.stderr
+        assert f"in use by process {os.getpid()}" in other.stderr
+        await execute(store, create("/a"))
+
+
+@pytest.mark.parametrize(
+    ("statements", "complaint"),
+    [
+        ("PRAGMA application_id = 1", "not an Unbroken database"),
+        ("PRAGMA application_id = 0", "not an Unbroken database"),
+        ("PRAGMA user_version = 99", "format 99"),
+        ("DELETE FROM meta", "unbroken"),
+        ("DROP TABLE meta", "meta"),
+        ("UPDATE journal SET records = x'ff'", "unbroken"),
+    ],
+)
+async def test_what_is_not_ours_is_refused_and_left_alone(tmp_path: Path, statements: str, complaint: str) -> None:
+    async with opened(tmp_path) as store:
+        await execute(store, create("/a", b"one"))
+    db = apsw.Connection(str(tmp_path / DATABASE_NAME))
+    db.execute(statements)
+    db.close()
+    before = query(tmp_path, "SELECT * FROM sqlite_schema")
+    for _ in range(2):
+        with pytest.raises(StoreError, match=complaint):
+            await SqliteStore(tmp_path).open()
+    assert query(tmp_path, "SELECT * FROM sqlite_schema") == before
+
+
+@pytest.mark.parametrize("contents", [b"x", b"not a database at all" * 500])
+async def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path, contents: bytes) -> None:
+    (tmp_path / DATABASE_NAME).write_bytes(contents)
+    with pytest.raises(StoreError):
+        await SqliteStore(tmp_path).open()
+    assert (tmp_path / DATABASE_NAME).read_bytes() == contents
+
+
+async def test_a_damaged_database_meets_no_other_error_than_ours(tmp_path: Path) -> None:
+    """Whichever page is lost. (Lost content is not noticed: SQLite keeps no checksums of it.)"""
+    store = SqliteStore(tmp_path / "whole")
+    await store.open()
+    await execute(store, create("/a", bytes(50_000)), create("/b", b"b"))
+    await store.close()
+    whole = (tmp_path / "whole" / DATABASE_NAME).read_bytes()
+    refused = 0
+    for page in range(len(whole) // 4096):
+        directory = tmp_path / str(page)
+        directory.mkdir()
+        (directory / DATABASE_NAME).write_bytes(whole[: page * 4096] + bytes(4096) + whole[(page + 1) * 4096 :])
+        store = SqliteStore(directory)
+        try:
+            await store.open()
+        except StoreError:
+            refused += 1
+            continue
+        with suppress(StoreError):
+            assert len(await store.read(1, 0, 50_000)) in (0, 50_000)
+            store.state("/a")
+            store.due("ttl_s", (0, 0), 1, 1)
+        await store.close()
+        assert isinstance(check(directory), list)
+    assert refused > 1

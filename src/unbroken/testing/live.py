@@ -69,11 +69,13 @@ class LiveServer(NamedTuple):
 
 
 @asynccontextmanager
-async def serve_asgi(app: Any, *, grace_s: float = _GRACE_S) -> AsyncIterator[Address]:
+async def serve_asgi(app: Any, *, http: Any = Connection, grace_s: float = _GRACE_S) -> AsyncIterator[Address]:
     """Serve any ASGI application in this event loop.
 
     Args:
         app: the application; its lifespan is run.
+        http: uvicorn's setting of that name: what speaks HTTP. That of ``unbroken serve`` by default; ``httptools`` and
+            ``h11`` are what applications run on elsewhere.
         grace_s: seconds that responses under way have to end in when the block is left. Then they are cancelled, and
             connections that are still there are aborted.
 
@@ -81,7 +83,7 @@ async def serve_asgi(app: Any, *, grace_s: float = _GRACE_S) -> AsyncIterator[Ad
         RuntimeError: the application's startup failed.
     """
     config = uvicorn.Config(
-        app, http=Connection, ws="none", lifespan="on", proxy_headers=False, log_config=None, access_log=False
+        app, http=http, ws="none", lifespan="on", proxy_headers=False, log_config=None, access_log=False
     )
     config.load()
     state = ServerState()

@@ -23,7 +23,7 @@ import pytest
 
 from unbroken.errors import SourceGone, StreamExists, StreamNotFound, UnbrokenError
 from unbroken.protocol.commands import Append, Command, Create, Delete, ForkRequest, Outcome, Release
-from unbroken.protocol.content import DEFAULT_CONTENT_TYPE, EMPTY, Content, frame_json
+from unbroken.protocol.content import DEFAULT_CONTENT_TYPE, Content, frame_json
 from unbroken.protocol.lifetime import Instant, Lifetime
 from unbroken.protocol.producers import Producer, ProducerStamp
 from unbroken.protocol.stream import Reference, Situation, StreamState, decide, view
@@ -64,7 +64,7 @@ def fork(path: str, source: StreamState | str, point: int | None = None, data: b
     """A fork: of whatever is at a path, at its tail, or of a known state at a byte position."""
     if isinstance(source, str):
         return Create(path, content=Content(data), fork=ForkRequest(source))
-    content = Content(data, json=source.json) if data else EMPTY
+    content = _content(data, json=source.json)
     anchor = source.tail if point is None else point
     return Create(path, content=content, fork=ForkRequest(source.path, anchor, 0, source.number, anchor))
 
