@@ -5,9 +5,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
+import msgspec
+
 from benchmarks.scenarios import Figures, Scenario
 
-__all__ = ["Rounds", "medians", "ratio", "table"]
+__all__ = ["Comparison", "Rounds", "compare", "comparisons", "medians", "table"]
 
 Rounds = Sequence[Mapping[str, Figures]]
 """Of one scenario: figures by name, for each round."""
@@ -39,11 +41,32 @@ def _median(runs: Sequence[Figures]) -> Figures:
     return Figures(**found)
 
 
-def ratio(rounds: Rounds, name: str, base: str) -> float | None:
-    """The median over the rounds of one's rate divided by another's in the same round."""
-    both = [figures for figures in rounds if name in figures and base in figures]
-    pairs = [(figures[name].rate, figures[base].rate) for figures in both if figures[base].rate]
-    return statistics.median(mine / other for mine, other in pairs) if pairs else None
+class Comparison(msgspec.Struct):
+    """One contender beside another: medians over the rounds of ratios within a round.
+
+    Args:
+        rate: of their rates.
+        cpu: of what they used of the processor for the same thing; less disturbed by other programs than the rate.
+    """
+
+    rate: float
+    cpu: float | None
+
+
+def compare(rounds: Rounds, name: str, other: str) -> Comparison | None:
+    """Compare two contenders; None if they were not both measured."""
+    both = [(figures[name], figures[other]) for figures in rounds if name in figures and other in figures]
+    rates = [mine.rate / theirs.rate for mine, theirs in both if theirs.rate]
+    if not rates:
+        return None
+    cpu = [mine.cpu_us / theirs.cpu_us for mine, theirs in both if mine.cpu_us and theirs.cpu_us]
+    return Comparison(statistics.median(rates), statistics.median(cpu) if cpu else None)
+
+
+def comparisons(rounds: Rounds, pairs: Sequence[tuple[str, str]]) -> dict[str, Comparison]:
+    """Compare those of the pairs that were both measured."""
+    found = {f"{name} : {other}": compare(rounds, name, other) for name, other in pairs}
+    return {pair: comparison for pair, comparison in found.items() if comparison is not None}
 
 
 def table(scenario: Scenario, rounds: Rounds) -> str:
@@ -54,7 +77,8 @@ def table(scenario: Scenario, rounds: Rounds) -> str:
     lines = [["", scenario.unit, "ratio", *(title for title, _, _ in columns)]]
     for name, row in rows.items():
         cells = [_cell(getattr(row, key), shape) for _, key, shape in columns]
-        lines.append([name, f"{row.rate:,.0f}", _cell(ratio(rounds, name, base), ".2f"), *cells])
+        compared = compare(rounds, name, base)
+        lines.append([name, f"{row.rate:,.0f}", _cell(compared.rate if compared else None, ".2f"), *cells])
     return _markdown(lines)
 
 

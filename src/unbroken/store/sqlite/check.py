@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import apsw
 import msgspec
@@ -58,13 +59,22 @@ def check(directory: Path | str) -> list[str]:
     lock = DirectoryLock(directory)
     lock.acquire()
     try:
-        with closing(open_reader(directory)) as db:
+        with closing(_open(directory)) as db:
             found = _Database(db).complaints()
             return [complaint for complaint, _ in zip(found, range(_COMPLAINTS_MAX), strict=False)]
     except apsw.Error as error:
         return [f"the database cannot be read: {error}"]
     finally:
         lock.release()
+
+
+def _open(directory: Path) -> apsw.Connection:
+    """A connection that leaves no file behind: without a log it needs no shared memory either."""
+    file = directory / DATABASE_NAME
+    if file.with_name(f"{DATABASE_NAME}-wal").exists():
+        return open_reader(directory)
+    uri = f"file:{quote(str(file.resolve()))}?immutable=1"
+    return apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
 
 
 class _Database:

@@ -63,6 +63,8 @@ class Checkpointer:
         try:
             _, copied = await asyncio.get_running_loop().run_in_executor(self._thread, self._checkpoint)
             self._copied_pages = copied
+        except (apsw.BusyError, apsw.LockedError):
+            pass  # somebody else is at it
         except apsw.Error as error:
             self._fail(error)
         finally:

@@ -19,7 +19,6 @@ __all__ = ["CHUNK_BYTES_MAX", "choose", "empty_trash", "fold", "trim_journal"]
 
 CHUNK_BYTES_MAX = 256 * 1024
 
-_MERGE_CHUNKS_MAX = 8
 _TRASH_CHUNKS_PER_STEP = 16
 _TRASH_PRODUCERS_PER_STEP = 512
 _JOURNAL_ROWS_PER_STEP = 512
@@ -29,7 +28,8 @@ INSERT INTO streams ({STREAM_COLUMNS}, applied) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 
 ON CONFLICT (number) DO UPDATE SET tail = excluded.tail, closed = excluded.closed, closed_by = excluded.closed_by,
     stream_seq = excluded.stream_seq, forks = excluded.forks, gone = excluded.gone, applied = excluded.applied
 """  # noqa: S608
-_TRAILING_CHUNKS = "SELECT start, time_ms, length(data) FROM chunks WHERE stream = ? ORDER BY start DESC LIMIT ?"
+# Each merge at least doubles the size, so no more than these can take part.
+_TRAILING_CHUNKS = "SELECT start, time_ms, length(data) FROM chunks WHERE stream = ? ORDER BY start DESC LIMIT 20"
 _UPSERT_PRODUCER = """
 INSERT INTO producers (stream, id, epoch, seq) VALUES (?, ?, ?, ?)
 ON CONFLICT (stream, id) DO UPDATE SET epoch = excluded.epoch, seq = excluded.seq
@@ -103,7 +103,7 @@ def _merge(db: apsw.Connection, pending: Pending, data: bytes) -> tuple[int, int
     """Take back trailing chunks that are no larger than what follows them."""
     start, time_ms, size_bytes = pending.base, pending.first_ms, len(data)
     merged = 0
-    for chunk_start, chunk_ms, chunk_bytes in rows(db, _TRAILING_CHUNKS, pending.number, _MERGE_CHUNKS_MAX):
+    for chunk_start, chunk_ms, chunk_bytes in rows(db, _TRAILING_CHUNKS, pending.number):
         if chunk_bytes > size_bytes or chunk_bytes + size_bytes > CHUNK_BYTES_MAX:
             break
         start, time_ms, size_bytes, merged = chunk_start, chunk_ms, size_bytes + chunk_bytes, merged + 1

@@ -13,11 +13,12 @@ from typing import Any, Literal
 
 import apsw
 
+from unbroken.errors import StoreError
 from unbroken.protocol.producers import Producer
 from unbroken.protocol.stream import StreamState
 from unbroken.store.base import Due, Hold
 from unbroken.store.sqlite.records import STREAM_COLUMNS, state_from_row
-from unbroken.store.sqlite.schema import rows
+from unbroken.store.sqlite.schema import DATABASE_NAME, rows
 
 __all__ = ["Reader"]
 
@@ -74,9 +75,15 @@ class Reader:
         return None if row is None else Producer(*row)
 
     def meta(self, key: str) -> Any:
-        """A value of the meta table."""
+        """A value of the meta table.
+
+        Raises:
+            StoreError: it is missing.
+        """
         row = self._one("SELECT value FROM meta WHERE key = ?", key)
-        return None if row is None else row[0]
+        if row is None:
+            raise StoreError(f"{DATABASE_NAME} is damaged: it does not say its {key}")
+        return row[0]
 
     def journal(self) -> Sequence[tuple[int, bytes]]:
         """All journal rows, oldest first."""

@@ -35,6 +35,8 @@ DATABASE_NAME = "unbroken.db"
 APPLICATION_ID = 0x556E6272  # "Unbr"
 FORMAT_VERSION = 1
 
+# SQLite takes a shorter file for an empty one, and would write over it.
+_PAGE_BYTES_MIN = 512
 _BUSY_TIMEOUT_MS = 10_000
 _WRITER_CACHE_KIB = 32 * 1024
 _READER_CACHE_KIB = 8 * 1024
@@ -144,17 +146,14 @@ def open_writer(directory: Path, *, vfs: str | None = None) -> apsw.Connection:
     if apsw.SQLITE_VERSION_NUMBER < 3_051_003:
         raise StoreError(f"SQLite {apsw.sqlite_lib_version()} can corrupt databases; 3.51.3 or newer is needed")
     file = directory / DATABASE_NAME
-    is_new = not file.exists() or file.stat().st_size == 0
     db = apsw.Connection(str(file), vfs=vfs)
     db.set_busy_timeout(_BUSY_TIMEOUT_MS)
+    is_new = _check_ours(db, file)
     if is_new:
-        db.execute(
-            f"PRAGMA page_size = 4096; PRAGMA auto_vacuum = INCREMENTAL; PRAGMA application_id = {APPLICATION_ID}"
-        )
-    _check_ours(db, file, is_new=is_new)
+        db.execute("PRAGMA page_size = 4096; PRAGMA auto_vacuum = INCREMENTAL")
     db.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA cache_spill = OFF")
     db.execute(f"PRAGMA wal_autocheckpoint = 0; PRAGMA cache_size = -{_WRITER_CACHE_KIB}")
-    if _pragma(db, "user_version") == 0:
+    if is_new:
         _create(db)
         _sync_directory(directory)
         _sync_directory(directory.resolve().parent)
@@ -186,23 +185,33 @@ def rows(db: apsw.Connection, query: str, *values: Any) -> list[tuple[Any, ...]]
     return db.execute(query, values).fetchall()
 
 
-def _check_ours(db: apsw.Connection, file: Path, *, is_new: bool) -> None:
+def _check_ours(db: apsw.Connection, file: Path) -> bool:
+    """Whether the database is still to be made: its file is new, or a first start did not get that far.
+
+    Raises:
+        StoreError: it is somebody else's, or of a newer format.
+    """
+    if 0 < file.stat().st_size < _PAGE_BYTES_MIN and not file.with_name(f"{file.name}-journal").exists():
+        raise StoreError(f"{file} is not a database")
     try:
-        application_id = _pragma(db, "application_id")
-        version = _pragma(db, "user_version")
+        application_id, version = _pragma(db, "application_id"), _pragma(db, "user_version")
+        is_empty = not rows(db, "SELECT 1 FROM sqlite_schema LIMIT 1")
     except apsw.NotADBError:
         raise StoreError(f"{file} is not a database") from None
-    if application_id != APPLICATION_ID and not is_new:
+    if application_id == 0 and version == 0 and is_empty:
+        return True
+    if application_id != APPLICATION_ID:
         raise StoreError(f"{file} is not an Unbroken database")
     if version > FORMAT_VERSION:
         raise StoreError(f"{file} has format {version}; this version reads up to {FORMAT_VERSION}")
+    return False
 
 
 def _create(db: apsw.Connection) -> None:
     db.execute("BEGIN IMMEDIATE")
     db.execute(_TABLES)
     db.execute("INSERT INTO meta VALUES ('identity', ?), ('last_number', 0)", (secrets.token_hex(4),))
-    db.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+    db.execute(f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT_VERSION}")
     db.execute("COMMIT")
 
 

@@ -85,7 +85,6 @@ class SqliteStore:
         self._over_budget = False
         self._trash = True
         self._untrimmed = True
-        self._space_checked_s = 0.0
 
     # --- opening and closing -----------------------------------------------------------------------------------------
 
@@ -95,8 +94,8 @@ class SqliteStore:
         try:
             self._acquire(self._resources)
             self._recover()
-            while self._overlay.streams:
-                await self._housekeep(streams=10_000, cost_bytes=16 * 1024 * 1024)
+            while self._overlay.streams and await self._housekeep(streams=10_000, cost_bytes=16 * 1024 * 1024):
+                pass
         except BaseException as error:
             self._resources.close()
             if isinstance(error, apsw.Error | msgspec.DecodeError | Unavailable):
@@ -121,7 +120,7 @@ class SqliteStore:
     def _recover(self) -> None:
         """Replay the journal into the overlay."""
         self.identity = str(self._reader.meta("identity"))
-        self._saved_number = self._last_number = int(self._reader.meta("last_number"))
+        self._saved_number = self._last_number = self._reader.meta("last_number")
         self._overlay.holds = {hold.fork: hold for hold in self._reader.holds()}
         applied: dict[int, int] = {}
         states: dict[int, StreamState | None] = {}
@@ -154,7 +153,8 @@ class SqliteStore:
         end_s = time.monotonic() + _CLOSE_S
         try:
             while self._failure is None and self._overlay.streams and time.monotonic() < end_s:
-                await self._housekeep(streams=1_000, cost_bytes=8 * 1024 * 1024)
+                if not await self._housekeep(streams=1_000, cost_bytes=8 * 1024 * 1024):
+                    break
         except OutcomeUnknown as error:
             _log.warning("the journal could not be folded, which the next start will do: %s", error)
         finally:
@@ -231,7 +231,7 @@ class SqliteStore:
         transaction = StagedTransaction(self)
         yield transaction
         if transaction.changes:
-            self._check_space()
+            self._check_space(transaction.changes)
             await self._commit(transaction.changes)
 
     async def _commit(self, changes: list[StagedChange]) -> None:
@@ -319,7 +319,7 @@ class SqliteStore:
 
     async def _housekeep(self, *, streams: int, cost_bytes: int, before_ms: int | None = None) -> bool:
         chosen = choose(self._overlay, cost_bytes=cost_bytes, streams=streams, before_ms=before_ms, but=())
-        if not (chosen or self._trash or self._untrimmed):
+        if not (chosen or self._trash or self._untrimmed) or self._free_bytes() < RESERVE_BYTES:
             return False
         with self._writing():
             self._writer.execute("BEGIN IMMEDIATE")
@@ -361,15 +361,20 @@ class SqliteStore:
 
     # --- errors ------------------------------------------------------------------------------------------------------
 
-    def _check_space(self) -> None:
-        """Refuse while nothing has been tried yet: that way a full disk needs no restart once there is room again."""
-        now_s = time.monotonic()
-        if now_s - self._space_checked_s < 1.0:
-            return
-        disk = os.statvfs(self.directory)
-        if disk.f_bavail * disk.f_frsize < RESERVE_BYTES:
+    def _check_space(self, changes: list[StagedChange]) -> None:
+        """Refuse while nothing has been tried yet: that way a full disk needs no restart once there is room again.
+
+        New bytes need room in the log and, until that starts over, in the database too.
+        """
+        size_bytes = sum(
+            len(change.record.data) for change in changes if isinstance(change.record, Addition | Creation)
+        )
+        if self._free_bytes() < RESERVE_BYTES + 2 * size_bytes:
             raise StorageFull("the disk is almost full; nothing was written")
-        self._space_checked_s = now_s
+
+    def _free_bytes(self) -> int:
+        disk = os.statvfs(self.directory)
+        return disk.f_bavail * disk.f_frsize
 
     def _writing(self) -> _FailOn:
         return _FailOn(self, writing=True)
