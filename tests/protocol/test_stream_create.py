@@ -10,7 +10,7 @@ from tests.protocol.support import told
 from tests.protocol.world import START, World
 from unbroken.errors import Conflict, InvalidBody, InvalidOffset, StreamExists, TooManyMessages, UnbrokenError
 from unbroken.protocol.commands import Appended, Create, Created, ForkRequest
-from unbroken.protocol.content import EMPTY, Content
+from unbroken.protocol.content import EMPTY, Content, frame_json
 from unbroken.protocol.lifetime import IMMORTAL, Lifetime, parse_expires_at
 from unbroken.protocol.offsets import Offset
 from unbroken.protocol.producers import Producer, ProducerStamp
@@ -87,6 +87,14 @@ def test_an_empty_array_creates_a_stream_without_messages() -> None:
     world = World()
     outcome = world.create(content_type="application/json", content=Content(b"", json=True))
     assert outcome == Created("application/json", Offset(1, 0), closed=False, existed=False)
+
+
+def test_a_message_s_separator_counts_in_positions() -> None:
+    world = World()
+    outcome = world.create(content_type="application/json", content=Content(frame_json(b"[1, 23]"), json=True))
+    assert outcome == Created("application/json", Offset(1, len("1_23_")), closed=False, existed=False)
+    appended = world.append(content=Content(frame_json(b'"x"'), json=True))
+    assert appended == Appended(Offset(1, len('1_23_"x"_')), closed=False)
 
 
 @pytest.mark.parametrize("fault", [InvalidBody("invalid JSON"), TooManyMessages(5)], ids=lambda fault: fault.code)

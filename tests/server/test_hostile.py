@@ -422,6 +422,19 @@ async def test_body_of_a_request_that_offers_an_upgrade(
 
 
 @pytest.mark.parametrize("offer", _OFFERS)
+async def test_offer_of_an_upgrade_is_declined(serve_memory: Serve, offer: dict[str, str]) -> None:
+    """Without a body, the request is served as if nothing had been offered."""
+    async with serve_memory() as site:
+        await site.create("/a", TEXT, b"hello")
+        for method, target, status in (("GET", "/a", 200), ("HEAD", "/a", 200), ("DELETE", "/a", 204)):
+            async with site.connect() as connection:
+                response = await connection.request(method, target, offer)
+                assert response.status == status
+                if response.get("connection") != "close":
+                    assert (await connection.request("GET", "/-/health")).status == 200
+
+
+@pytest.mark.parametrize("offer", _OFFERS)
 async def test_body_of_a_request_that_offers_an_upgrade_is_no_request(
     serve_memory: Serve, offer: dict[str, str]
 ) -> None:
@@ -462,20 +475,48 @@ async def test_repeated_header_costs_linear_time(serve_memory: Serve) -> None:
         assert time.perf_counter() - begun_s < 2
 
 
-async def test_endless_head(tmp_path: Path) -> None:
-    """A request head that never ends must be cut off somewhere: a limit on everything."""
+_CHUNKED = encode_request("POST", "/a", {**TEXT, "transfer-encoding": "chunked"})
+
+
+@pytest.mark.parametrize(
+    ("start", "more"),
+    [
+        (b"GET /a HTTP/1.1\r\n", b"x: " + b"y" * 65_536 + b"\r\n"),
+        (b"GET /a HTTP/1.1\r\n", b"x: y\r\n" * 10_000),
+        (b"GET /a HTTP/1.1\r\nx: ", b"y" * 65_536),
+        (b"GET /a HTTP/1.1\r\n", b"y" * 65_536),
+        (b"GET /", b"y" * 65_536),
+        (_CHUNKED + b"1\r\nx\r\n0\r\nx: ", b"y" * 65_536),
+        (_CHUNKED + b"1\r\nx\r\n0\r\n", b"x: y\r\n" * 10_000),
+        (_CHUNKED + b"1;x=", b"y" * 65_536),
+    ],
+    ids=["headers", "small headers", "value", "name", "target", "trailer", "small trailers", "chunk extension"],
+)
+async def test_endless_head(tmp_path: Path, start: bytes, more: bytes) -> None:
+    """A request head that never ends, or what may stand around a body, is cut off somewhere: a limit on everything."""
     async with (
         server_process(tmp_path, "--store", "memory") as server,
         connect(*server.address) as endless,
         connect(*server.address) as other,
     ):
         before = server.memory_bytes
-        await endless.send(b"GET /a HTTP/1.1\r\n")
         with suppress(ConnectionError):
-            for number in range(640):
-                await endless.send(b"x-%d: %b\r\n" % (number, b"y" * 65_536))
+            await endless.send(start)
+            for _ in range(400):
+                await endless.send(more)
         assert (await other.request("GET", "/-/health")).status == 200
-        assert server.peak_memory_bytes - before < 16 * MEBIBYTE
+        assert server.peak_memory_bytes - before < 12 * MEBIBYTE
+
+
+async def test_head_over_the_limit(serve_memory: Serve) -> None:
+    """Whole, and within one packet or a few: it is refused, not served."""
+    async with serve_memory() as site:
+        await site.create("/a", TEXT)
+        for fields in ({"x": "y" * 70_000}, {f"x-{number}": "y" * 100 for number in range(700)}):
+            async with site.connect() as connection:
+                assert (await connection.request("GET", "/a", fields)).status in (400, 431)
+        async with site.connect() as connection:
+            assert (await connection.request("GET", "/a", {"x": "y" * 30_000})).status == 200
 
 
 async def test_vanishing_clients_leave_nothing_open(tmp_path: Path) -> None:

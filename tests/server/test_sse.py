@@ -443,6 +443,22 @@ async def test_followers_share_data_but_not_cursors(serve: Serve) -> None:
             assert int(ahead_after[1]["streamCursor"]) >= int(second[1]["streamCursor"]), "monotonic per connection"
 
 
+async def test_streams_of_equal_length_are_not_mixed_up(serve: Serve) -> None:
+    """Frames are shared by position; never across streams, forks or re-creations."""
+    async with serve() as site:
+        await site.create("/a", TEXT, b"mine")
+        await site.create("/b", TEXT, b"your")
+        await site.create("/fork", {"stream-forked-from": "/a", "stream-fork-offset": "-1"}, b"fork")
+        for _ in range(2):
+            for path, data in (("/a", "mine"), ("/b", "your"), ("/fork", "fork")):
+                async with site.events(f"{path}?offset=-1&live=sse") as events:
+                    assert (await events.batch())[0] == data
+        await site.delete("/b")
+        await site.create("/b", TEXT, b"next")
+        async with site.events("/b?offset=-1&live=sse") as events:
+            assert (await events.batch())[0] == "next"
+
+
 async def test_many_followers_all_get_everything(serve: Serve) -> None:
     async def follow(site: Site) -> list[int]:
         async with site.events("/a?offset=-1&live=sse") as events:

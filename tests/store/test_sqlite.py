@@ -234,7 +234,7 @@ async def test_one_directory_has_one_owner(tmp_path: Path) -> None:
         ("PRAGMA application_id = 1", "not an Unbroken database"),
         ("PRAGMA application_id = 0", "not an Unbroken database"),
         ("PRAGMA user_version = 99", "format 99"),
-        ("DELETE FROM meta", "unbroken"),
+        ("DELETE FROM meta", "damaged|unbroken"),
         ("DROP TABLE meta", "meta"),
         ("UPDATE journal SET records = x'ff'", "unbroken"),
     ],
