@@ -17,13 +17,13 @@ class Payload(NamedTuple):
 
     Args:
         writer: who sent it.
-        count: which of the writer's it is.
+        serial: which of the writer's it is.
         start: its first byte's position.
         end: the position after its last.
     """
 
     writer: str
-    count: int
+    serial: int
     start: int
     end: int
 

@@ -1,4 +1,4 @@
-"""``python -m tests.crash.small serve ...``: the server, with a store that folds, merges and checkpoints all the time."""
+"""``python -m tests.crash.small serve ...``: the server, with a store that folds and checkpoints all the time."""
 
 from __future__ import annotations
 

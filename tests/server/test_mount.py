@@ -74,6 +74,23 @@ async def test_streams_live_below_the_prefix(store: Store, framework: Any, prefi
 
 
 @FRAMEWORKS
+async def test_mounted_at_the_root(store: Store, framework: Any) -> None:
+    async with _mounted(store, framework, "") as site:
+        response = await site.create("/a/b", TEXT, b"x")
+        assert response["location"] == "http://localhost/a/b"
+        await site.create("/c", {"stream-forked-from": "/a/b"})
+        assert (await site.get("/c")).body == b"x"
+
+
+@FRAMEWORKS
+async def test_prefix_beyond_ascii(store: Store, framework: Any) -> None:
+    async with _mounted(store, framework, "/ströme") as site:
+        response = await site.create("/str%C3%B6me/a", TEXT, b"x")
+        assert response["location"] == "http://localhost/str%C3%B6me/a"
+        assert site.engine.head("/a").tail == 1
+
+
+@FRAMEWORKS
 @pytest.mark.parametrize("source", ["/streams/a", "/a", "/str%65ams/%61"])
 async def test_fork_source_with_or_without_the_prefix(store: Store, framework: Any, source: str) -> None:
     async with _mounted(store, framework, "/streams") as site:

@@ -37,11 +37,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(directory)], check=True)  # even if a test left something open
 
 
-def look_again(data: SqliteStore) -> None:
-    """Let the store ask the file system about its room before the next commit, not only once a second."""
-    data._space_checked_s = 0.0
-
-
 def free_bytes(directory: Path) -> int:
     disk = os.statvfs(directory)
     return disk.f_bavail * disk.f_frsize
@@ -63,7 +58,6 @@ async def test_a_full_disk_refuses_writes_and_takes_them_again_when_there_is_roo
     await data.open()
     await execute(data, create("/a", b"one"))
     other = occupy(small_disk, leave_bytes=8 * MIB)
-    look_again(data)
     for _ in range(3):
         with pytest.raises(StorageFull):
             await execute(data, append("/a", b"two"))
@@ -90,7 +84,6 @@ async def test_a_full_disk_is_507_over_http(small_disk: Path) -> None:
     async with live_server(data) as server, connect(*server.address) as client:
         assert (await client.request("PUT", "/a", {"content-type": "text/plain"}, b"one")).status == 201
         other = occupy(small_disk, leave_bytes=8 * MIB)
-        look_again(data)
         status, code, retry_after = await post(client, b"two")
         assert (status, code) == (507, "storage-full")
         assert retry_after is not None
@@ -108,7 +101,6 @@ async def test_a_body_for_which_there_is_no_room_is_refused_before_anything_is_t
     await data.open()
     await execute(data, create("/a", b"one"))
     occupy(small_disk, leave_bytes=20 * MIB)
-    look_again(data)
     with pytest.raises((StorageFull, OutcomeUnknown)):
         await execute(data, append("/a", b"x" * (24 * MIB)))
     state = data.state("/a")
