@@ -11,6 +11,7 @@ from tests.engine.gated_store import GatedStore
 from tests.engine.helpers import settle, until
 from unbroken import errors
 from unbroken.engine import Engine, Page
+from unbroken.engine.follow import FrameCache
 from unbroken.protocol.offsets import Anchor, Offset
 
 
@@ -190,3 +191,20 @@ async def test_cancelled_follower_leaves_nothing_behind(start: Start) -> None:
         await asyncio.gather(following, return_exceptions=True)
         await settle()
         assert len(engine.waiters) == 0
+
+
+def test_frames_are_kept_within_bounds() -> None:
+    """The least recently used go first; one is always kept, however large."""
+    frames = FrameCache(size_bytes_max=10)
+    frames.put("a", b"aaaa")
+    frames.put("b", b"bbbb")
+    assert frames.get("a") == b"aaaa"
+    frames.put("c", b"cccc")
+    assert [frames.get(key) for key in "abc"] == [b"aaaa", None, b"cccc"]
+    frames.put("a", b"a")
+    frames.put("d", b"ddddd")
+    assert [frames.get(key) for key in "acd"] == [b"a", b"cccc", b"ddddd"], "a replaced frame counts once"
+    frames.put("huge", b"x" * 100)
+    assert [frames.get(key) for key in ("a", "c", "d", "huge")] == [None, None, None, b"x" * 100]
+    frames.put("e", b"e")
+    assert [frames.get(key) for key in ("huge", "e")] == [None, b"e"]

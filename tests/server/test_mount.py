@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import fastapi
@@ -160,6 +160,23 @@ async def test_body_under_every_parser(store: Store, http: str, offer: dict[str,
         else:
             assert offer
             assert (await site.get("/streams/a")).status == 404
+
+
+@pytest.mark.parametrize("http", ["httptools", "h11"])
+async def test_body_is_no_request_under_any_parser(store: Store, http: str) -> None:
+    """Request smuggling: what such a parser takes for another protocol, it parses as the next request."""
+    async with _mounted(store, _fastapi, "/streams", http=http) as site, site.connect() as connection:
+        await site.create("/streams/victim", TEXT, b"hello")
+        inner = encode_request("DELETE", "/streams/victim")
+        fields = {**TEXT, **OFFER, "content-length": str(len(inner))}
+        await connection.send(encode_request("PUT", "/streams/a", fields))
+        assert (await site.get("/streams/victim")).status == 200  # by now the head has been read on its own
+        with suppress(EOFError, ConnectionError):
+            await connection.send(inner)
+            await connection.read_response()
+            await connection.send(encode_request("GET", "/streams/victim"))
+            await connection.read_response()
+        assert (await site.get("/streams/victim")).body == b"hello"
 
 
 @FRAMEWORKS

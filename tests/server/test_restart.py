@@ -1,4 +1,4 @@
-"""What clients hold in their hands stays good over a restart of the server (in good order; crashes are tested apart)."""
+"""What clients hold in their hands outlives a restart of the server (in good order; crashes are tested apart)."""
 
 from __future__ import annotations
 

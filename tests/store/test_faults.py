@@ -10,19 +10,22 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from random import Random
+from unittest.mock import patch
 
 import pytest
 
-from tests.store.looking import Contents
+from tests.store.looking import Contents, contents
 from tests.store.sizes import LARGE_BYTES, OVERLAY_BYTES_MAX, miniature
 from tests.store.workload import Workload, look, workload
 from unbroken.engine import Engine, commit
 from unbroken.errors import OutcomeUnknown, StorageFull, StoreError, StoreReadOnly, UnbrokenError
+from unbroken.protocol.commands import Delete
 from unbroken.store.sqlite import SqliteStore
+from unbroken.store.sqlite import store as sizes
 from unbroken.store.sqlite.check import check
 from unbroken.testing import ManualClock
 from unbroken.testing.faults import Fault, FaultyDisk, Operation, OperationKind
-from unbroken.testing.store_suite import append, create, execute, read_stream, settle
+from unbroken.testing.store_suite import append, create, execute, fork, read_stream, settle
 
 FAILURES = {Fault.ERROR: StoreReadOnly, Fault.SHORT: StoreReadOnly, Fault.FULL: StorageFull}
 
@@ -53,11 +56,17 @@ async def opened(store: SqliteStore) -> AsyncIterator[SqliteStore]:
 
 
 async def found_in(directory: Path) -> Contents:
-    """What a store finds in a directory. It must be sound, before recovery and after it."""
+    """What a store finds in a directory. It must be sound, before recovery and after it; and the same must be found if
+    the disk is full, so that nothing can be folded.
+    """
     assert check(directory) == []
+    with patch.object(sizes, "RESERVE_BYTES", 2**62):
+        async with opened(make(directory)) as store:
+            unfolded = await look(store)
     async with opened(make(directory)) as store:
         found = await look(store)
     assert check(directory) == []
+    assert unfolded == found
     return found
 
 
@@ -312,6 +321,61 @@ async def test_crashed_at_any_moment_of_recovery(tmp_path: Path, seed: int | Non
     assert len(camera.pictures) > 5
     for picture, _ in camera.pictures:
         assert await found_in(picture) == plan.expected[-1]
+
+
+async def test_crashed_before_anything_but_a_large_body_was_folded(tmp_path: Path, disk: FaultyDisk) -> None:
+    """The journal still tells the lives of streams whose ends, and whose successors, are in the tables already."""
+    paths = ["/old", "/a", "/source", "/fork"]
+    async with opened(make(tmp_path / "data", disk, overlay_bytes=10**9)) as store:
+        await execute(store, create("/old", b"keeps the journal's rows"), create("/source", b"source"))
+        await execute(store, create("/a", b"first"), fork("/fork", "/source", data=b"first"))
+        held = store.state("/fork")
+        assert held is not None
+        await execute(store, append("/a", b"!"), append("/fork", b"!"))
+        await execute(store, Delete("/a"), Delete("/fork"))
+        await execute(store, create("/a", b"2" * LARGE_BYTES), create("/fork", b"2" * LARGE_BYTES))
+        await execute(store, append("/a", b"?"))
+        expected = await contents(store, paths)
+        assert len(expected.streams) == 4
+        disk.leave(tmp_path / "data", tmp_path / "killed")
+    with patch.object(sizes, "RESERVE_BYTES", 2**62):
+        async with opened(make(tmp_path / "killed")) as store:
+            assert await contents(store, paths) == expected
+    async with opened(make(tmp_path / "killed")) as store:
+        assert await contents(store, paths) == expected
+    assert check(tmp_path / "killed") == []
+
+
+class Nothing(Random):
+    """Lets nothing survive that was not synced."""
+
+    def random(self) -> float:
+        return 1.0
+
+
+@pytest.mark.parametrize("kind", ["write", "sync"])
+async def test_what_a_restart_shows_is_there_after_a_power_cut(
+    tmp_path: Path, disk: FaultyDisk, kind: OperationKind
+) -> None:
+    """The log may hold a commit that never was synced. Before it is shown to anybody, it is, or it is gone."""
+    store = make(tmp_path / "data", disk)
+    await store.open()
+    await execute(store, create("/a", b"one"))
+    disk.fail(Fault.ERROR, kind, file=("log", "database"), lasting=True)
+    with pytest.raises(OutcomeUnknown):
+        await execute(store, append("/a", b"two"))
+    await store.close()
+    disk.heal()
+    async with opened(make(tmp_path / "data", disk)) as again:
+        state = again.state("/a")
+        assert state is not None
+        shown = await read_stream(again, state)
+        assert shown in (b"one", b"onetwo")
+        disk.leave(tmp_path / "data", tmp_path / "cut", chance=Nothing())
+    async with opened(make(tmp_path / "cut")) as after:
+        state = after.state("/a")
+        assert state is not None
+        assert await read_stream(after, state) == shown
 
 
 # --- who sees what, when -------------------------------------------------------------------------------------------

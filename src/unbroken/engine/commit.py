@@ -119,8 +119,9 @@ class Committer:
             return False
         try:
             return await self._store.maintain()
-        except UnbrokenError as error:
-            _log.error("housekeeping failed: %s", error)
+        except Exception:
+            # The one writer must outlive whatever goes wrong in the background.
+            _log.exception("housekeeping failed")
             return False
 
     def _take(self) -> list[_Queued]:
@@ -153,7 +154,11 @@ class Committer:
                 if not queued.done.done():
                     queued.done.set_exception(failure)
             return
-        self._publish(changes)
+        try:
+            self._publish(changes)
+        except Exception:
+            # It is durable all the same, and its writers are waiting.
+            _log.exception("followers could not be told")
         for queued, outcome in zip(batch, outcomes, strict=True):
             if not queued.done.done():
                 queued.done.set_result(outcome)

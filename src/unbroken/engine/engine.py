@@ -422,8 +422,10 @@ class Engine:
                 for hold in self.store.holds(_RELEASES_MAX):
                     submit(Release(hold.source_path, hold.source_number, hold.fork))
                 more = self._expiry.sweep(submit)
-            except UnbrokenError as error:
+            except Unavailable as error:
                 _log.warning("expired streams cannot be reclaimed now: %s", error)
+            except Exception:
+                _log.exception("expired streams could not be reclaimed")
             await asyncio.gather(*submitted, return_exceptions=True)
             submitted.clear()
             await asyncio.sleep(0 if more else _SWEEP_INTERVAL_S)

@@ -76,6 +76,9 @@ class App:
             _log.exception("%s %s failed", request.method, request.target.decode("latin-1"))
             response = problem(UnbrokenError())
         response.headers.extend(self._cors.headers(request.fields))
+        if b"upgrade" in request.fields:
+            # Parsers differ in what they take for the body; nothing after this response may be read as a request.
+            response.headers.append((b"connection", b"close"))
         return response
 
     async def _route(self, request: Request) -> Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from unbroken.errors import BodyTooLarge, Overloaded, RequestTimeout
+from unbroken.errors import BodyTooLarge, InvalidBody, Overloaded, RequestTimeout
 from unbroken.server.http import Request
 
 __all__ = ["IDLE_TIMEOUT_S", "Body", "BodyReader"]
@@ -43,10 +43,19 @@ class BodyReader:
         try:
             while (part := await self._next_part(request)) is not None:
                 body.add(part)
+            self._check_whole(request, declared, body)
         except BaseException:
             body.release()
             raise
         return body
+
+    @staticmethod
+    def _check_whole(request: Request, declared: bytes, body: Body) -> None:
+        """Some parsers take the body of a request that offers an upgrade for the other protocol (httptools does)."""
+        short = declared.isdigit() and int(declared) != len(body.data)
+        lost = b"upgrade" in request.fields and b"transfer-encoding" in request.fields and not body.data
+        if short or lost:
+            raise InvalidBody("the body did not arrive; send the request without an Upgrade header")
 
     async def _next_part(self, request: Request) -> bytes | None:
         try:

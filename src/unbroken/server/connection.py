@@ -19,18 +19,21 @@ class Connection(HttpToolsProtocol):
     a request of its own. An offer without a body is declined by ignoring it (RFC 9110 section 7.8).
     """
 
-    _head_bytes = 0
-    _in_head = True
+    _overhead_bytes = 0
 
     def data_received(self, data: bytes) -> None:
-        """Bytes arrived."""
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES_MAX + len(data):
-                self.transport.write(_TOO_LARGE)
-                self.transport.close()
-                return
+        """Bytes arrived. What is not a body's data is overhead: head, chunk framing, trailers."""
+        self._overhead_bytes += len(data)
+        if self._overhead_bytes > HEAD_BYTES_MAX + len(data):
+            self.transport.write(_TOO_LARGE)
+            self.transport.close()
+            return
         super().data_received(data)
+
+    def on_body(self, body: bytes) -> None:
+        """Part of a body arrived."""
+        self._overhead_bytes = 0
+        super().on_body(body)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header was read."""
@@ -41,12 +44,11 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A request begins."""
-        self._in_head, self._head_bytes, self._fields_bytes = True, 0, 0
+        self._overhead_bytes, self._fields_bytes = 0, 0
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """The head was read."""
-        self._in_head = False
         parser: httptools.HttpRequestParser = self.parser
         offers_upgrade = parser.should_upgrade()
         names = {name for name, _ in self.headers} if offers_upgrade else set()
@@ -58,5 +60,5 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The body was read."""
-        self._in_head, self._head_bytes = True, 0
+        self._overhead_bytes = 0
         super().on_message_complete()

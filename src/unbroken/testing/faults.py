@@ -198,6 +198,7 @@ class FaultyDisk(apsw.VFS):
     # --- what SQLite calls -----------------------------------------------------------------------------------------
 
     def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:  # noqa: N802
+        """Open a file."""
         path = "" if name is None else name if isinstance(name, str) else name.filename()
         _raise(self.begin("open", path), apsw.CantOpenError)
         with self._lock:
@@ -206,6 +207,7 @@ class FaultyDisk(apsw.VFS):
             return _File(self, path, name, flags)
 
     def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802
+        """Delete a file."""
         _raise(self.begin("delete", filename), apsw.IOError)
         with self._lock:
             super().xDelete(filename, syncdir)
