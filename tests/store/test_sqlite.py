@@ -146,6 +146,42 @@ async def test_the_log_stays_small(tmp_path: Path) -> None:
         assert max(sizes) < 100 * 4096  # 40 pages are the bound in miniature, then one more commit fits
 
 
+async def test_files_are_written_by_threads_of_their_own(tmp_path: Path) -> None:
+    """Never by the event loop's, however large the transaction: SQLite must not write before the commit."""
+    writers: set[tuple[str, str]] = set()
+
+    def watch(operation: Operation) -> None:
+        if operation.kind in ("write", "sync", "truncate"):
+            writers.add((operation.file, threading.current_thread().name.rstrip("_0123456789")))
+
+    with FaultyDisk() as disk:
+        store = SqliteStore(tmp_path, vfs=disk.name)
+        await store.open()
+        disk.watch = watch
+        for turn in range(4):
+            large = append("/a", b"x" * 5_000_000)
+            await execute(store, create("/a") if turn == 0 else large, large, *(create(f"/{turn}"),))
+            await execute(store, *(append(f"/{turn}", b"y" * 200_000) for _ in range(20)))
+        await settle(store)
+        disk.watch = None
+        await store.close()
+    assert writers == {("log", "unbroken-commit"), ("log", "unbroken-checkpoint"), ("database", "unbroken-checkpoint")}
+
+
+async def test_syncs_reach_the_medium(tmp_path: Path) -> None:
+    """On macOS a plain fsync leaves the data in the drive's cache; F_FULLFSYNC, which SQLite must be told to use, does
+    not.
+    """
+    with FaultyDisk() as disk:
+        async with opened(tmp_path, vfs=disk.name) as store:
+            disk.sync_flags.clear()
+            for turn in range(60):
+                await execute(store, create(f"/{turn}", b"x" * 50))
+            await settle(store)
+            assert set(disk.sync_flags) == {apsw.SQLITE_SYNC_FULL}
+            assert disk.sync_flags.total() >= 60
+
+
 async def test_somebody_elses_checkpoint_is_no_failure(tmp_path: Path) -> None:
     """Of Litestream, say, or of the sqlite3 shell: ours finds the log busy then, and waits its turn. It also does, once
     in thousands of times, when it looks at the log in the very moment in which a commit ends.

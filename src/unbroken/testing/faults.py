@@ -119,12 +119,14 @@ class FaultyDisk(apsw.VFS):
         name: what to pass as ``vfs``.
         watch: called before each operation, in the thread that asks for it; may block it, or raise in its place.
         counts: how many operations of each kind there were, failed ones included.
+        sync_flags: how many syncs there were by SQLite's flags: `apsw.SQLITE_SYNC_FULL` or `apsw.SQLITE_SYNC_NORMAL`.
     """
 
     def __init__(self) -> None:
         self.name = f"unbroken-faulty-{next(_numbers)}"
         self.watch: Callable[[Operation], None] | None = None
         self.counts: Counter[OperationKind] = Counter()
+        self.sync_flags: Counter[int] = Counter()
         self._rules: list[_Rule] = []
         self._shadows: dict[str, _Shadow] = {}
         # One operation at a time, so that what a crash would leave is what was there at one moment.
@@ -246,6 +248,7 @@ class _File(apsw.VFSFile):
         _raise(fault, apsw.IOError)
 
     def xSync(self, flags: int) -> None:  # noqa: N802
+        self._disk.sync_flags[flags] += 1
         _raise(self._disk.begin("sync", self._path), apsw.IOError)
         super_sync = super().xSync
         self._disk.perform(self._path, lambda: super_sync(flags), lambda shadow: shadow.sync())
