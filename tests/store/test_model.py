@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import pytest
 from hypothesis import HealthCheck, note, settings
@@ -31,7 +32,7 @@ from unbroken.protocol.producers import ProducerStamp
 from unbroken.protocol.stream import StreamState
 from unbroken.store.base import Transaction
 from unbroken.store.memory import MemoryStore
-from unbroken.store.sqlite import SqliteStore
+from unbroken.store.sqlite import SqliteStore, store
 from unbroken.store.sqlite.check import check
 from unbroken.testing.faults import FaultyDisk
 from unbroken.testing.store_suite import NOW, settle, write
@@ -192,9 +193,11 @@ class StoreMachine(RuleBasedStateMachine):
         for _ in range(steps or 0):
             self.run(self.store.maintain())
 
-    @rule(crash=st.booleans(), seed=st.none() | st.integers(0, 2**16))
-    def restart(self, crash: bool, seed: int | None) -> None:
-        """In an orderly way; or the process is killed; or, with a seed, the power is cut."""
+    @rule(crash=st.booleans(), seed=st.none() | st.integers(0, 2**16), full=rarely)
+    def restart(self, crash: bool, seed: int | None, full: bool) -> None:
+        """In an orderly way; or the process is killed; or, with a seed, the power is cut. The disk may be full at the
+        start, so that nothing can be folded then.
+        """
         before = self.store
         if crash:
             self.lives += 1
@@ -205,7 +208,8 @@ class StoreMachine(RuleBasedStateMachine):
         assert check(before.directory) == []
         if crash:
             shutil.rmtree(before.directory)
-        self.start(directory if crash else before.directory)
+        with patch.object(store, "RESERVE_BYTES", 2**62 if full else store.RESERVE_BYTES):
+            self.start(directory if crash else before.directory)
 
     # --- what must hold --------------------------------------------------------------------------------------------
 
@@ -314,7 +318,7 @@ def profile(examples: int, steps: int) -> settings:
 
 
 class TestModel(StoreMachine.TestCase):  # type: ignore[misc, valid-type]
-    settings = profile(100, 30)
+    settings = profile(90, 30)
 
 
 @pytest.mark.full

@@ -151,12 +151,15 @@ def open_writer(directory: Path, *, vfs: str | None = None) -> apsw.Connection:
     is_new = _check_ours(db, file)
     if is_new:
         db.execute("PRAGMA page_size = 4096; PRAGMA auto_vacuum = INCREMENTAL")
-    db.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA cache_spill = OFF")
-    db.execute(f"PRAGMA wal_autocheckpoint = 0; PRAGMA cache_size = -{_WRITER_CACHE_KIB}")
+    db.execute("PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0; PRAGMA synchronous = FULL")
     if is_new:
         _create(db)
         _sync_directory(directory)
         _sync_directory(directory.resolve().parent)
+    # Only once the tables are known: reading them puts such settings back to their defaults.
+    rows(db, "SELECT 1 FROM sqlite_schema")
+    db.execute(f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}; PRAGMA cache_spill = OFF")
+    db.execute("PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA checkpoint_fullfsync = ON")
     db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
     return db
 
@@ -174,9 +177,9 @@ def open_checkpointer(directory: Path, *, vfs: str | None = None) -> apsw.Connec
     """Open a connection that only checkpoints."""
     db = apsw.Connection(str(directory / DATABASE_NAME), vfs=vfs)
     db.set_busy_timeout(_BUSY_TIMEOUT_MS)
-    db.execute("PRAGMA checkpoint_fullfsync = ON")
     # A connection that has read nothing does not know of the log yet, and its checkpoints silently do nothing.
     rows(db, "SELECT 1 FROM sqlite_schema")
+    db.execute("PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA checkpoint_fullfsync = ON")
     return db
 
 

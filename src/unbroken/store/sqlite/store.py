@@ -141,13 +141,23 @@ class SqliteStore:
         if isinstance(record, Reference) and record.delta < 0:
             self._overlay.holds.pop(record.fork, None)
         before = states[number]
-        if journal_id <= applied[number] or (before is None and not isinstance(record, Creation)):
+        if journal_id <= applied[number] or (before is None and not self._begins(record)):
             return  # folded already; or its stream's deletion is
         after = states[number] = apply(before, record)
         path = record.path if isinstance(record, Creation) else before.path if before is not None else ""
         if isinstance(record, Deletion):
             self._overlay.hold(record, before)
         self._overlay.add(path, record, after, journal_id)
+
+    def _begins(self, record: Record) -> bool:
+        """Whether this is where a stream begins that is not known to have ended.
+
+        Where the tables have a later stream at its path, its whole life is over and folded.
+        """
+        if not isinstance(record, Creation):
+            return False
+        later = self._reader.state(record.path)
+        return later is None or later.number < record.number
 
     async def close(self) -> None:
         end_s = time.monotonic() + _CLOSE_S
