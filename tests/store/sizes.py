@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from types import ModuleType
 from unittest.mock import patch
 
-from unbroken.store.sqlite import checkpoint, folding, store
+from unbroken.store.sqlite import checkpoint, chunks, folding, store
 
 __all__ = ["LARGE_BYTES", "OVERLAY_BYTES_MAX", "miniature"]
 
@@ -21,8 +21,8 @@ def miniature() -> Iterator[None]:
     sizes: list[tuple[ModuleType, dict[str, int]]] = [
         (store, {"LARGE_BYTES": LARGE_BYTES, "OVERLAY_STREAMS_MAX": 6, "_STATES_CACHED_MAX": 3}),
         (store, {"_FOLD_BYTES_PER_COMMIT": 300, "_FOLD_STREAMS_PER_COMMIT": 2, "_COMMITS_PER_TRASH_STEP": 2}),
-        (folding, {"CHUNK_BYTES_MAX": 48, "_JOURNAL_ROWS_PER_STEP": 2}),
-        (folding, {"_TRASH_CHUNKS_PER_STEP": 2, "_TRASH_PRODUCERS_PER_STEP": 2}),
+        (chunks, {"CHUNK_BYTES_MAX": 48, "_RUNS_MAX": 20}),
+        (folding, {"_JOURNAL_ROWS_PER_STEP": 2, "_TRASH_CHUNKS_PER_STEP": 2, "_TRASH_PRODUCERS_PER_STEP": 2}),
         (checkpoint, {"_PAGES_TO_START": 8, "_PAGES_MAX": 40}),
     ]
     with ExitStack() as patches:

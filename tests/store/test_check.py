@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,14 +70,22 @@ DAMAGES = {
     f"DELETE FROM chunks WHERE stream = {SOURCE} AND start = 0": "a chunk begins at 48 where 0 was expected",
     f"DELETE FROM chunks WHERE stream = {SOURCE} AND start = 48": "a chunk begins at 96 where 48 was expected",
     f"DELETE FROM chunks WHERE stream = {SOURCE} AND start = 96": "its chunks end at 96",
-    f"INSERT INTO chunks VALUES ({SOURCE}, 100, 0, x'00')": "its chunks end at 101",
-    f"INSERT INTO chunks VALUES ({SOURCE}, 50, 0, x'00')": "a chunk begins at 50 where 96 was expected",
-    f"UPDATE chunks SET data = '' WHERE stream = {SOURCE} AND start = 0": "is a text of 0 bytes",
-    f"UPDATE chunks SET data = zeroblob(300000) WHERE stream = {SOURCE} AND start = 0": "is a blob of 300000 bytes",
-    "INSERT INTO chunks VALUES (9999, 0, 0, x'00')": "neither there nor in the trash",
+    f"INSERT INTO chunks VALUES (NULL, {SOURCE}, 100, 0, 0, NULL, x'00')": "its chunks end at 101",
+    f"INSERT INTO chunks VALUES (NULL, {SOURCE}, 50, 0, 0, NULL, x'00')": "a chunk begins at 50 where 96 was expected",
+    f"UPDATE chunks SET data = x'' WHERE stream = {SOURCE} AND start = 0": "the chunk at 0 has 0 bytes",
+    f"UPDATE chunks SET data = zeroblob(300000) WHERE stream = {SOURCE} AND start = 0": "at 0 has 300000 bytes",
+    f"UPDATE chunks SET data = zeroblob(48) WHERE stream = {SOURCE} AND start = 0": "does not match its checksum",
+    f"UPDATE chunks SET times = x'9130' WHERE stream = {SOURCE} AND start = 0": "commit times",
+    f"UPDATE chunks SET times = x'92cd01' WHERE stream = {SOURCE} AND start = 0": "commit times",
+    f"UPDATE chunks SET times = x'921807' WHERE stream = {SOURCE} AND start = 0": "commit times",
+    f"UPDATE chunks SET times = x'923007' WHERE stream = {SOURCE} AND start = 0": "than its earliest byte",
+    "INSERT INTO chunks VALUES (NULL, 9999, 0, 0, 0, NULL, x'00')": "neither there nor in the trash",
+    "UPDATE streams SET former = '[99]' WHERE path = '/source'": "which none of its bytes are from",
+    f"UPDATE streams SET former = json_array({SOURCE}) WHERE path = '/copy'": "and so is another",
+    f"INSERT INTO staging VALUES ({SOURCE}, 7)": "a body is being written at 7, its tail is 100",
     "INSERT INTO producers VALUES (9999, 'p', 0, 0)": "neither there nor in the trash",
     f"INSERT INTO producers VALUES ({SOURCE}, 'p', -1, 0)": "is at (-1, 0)",
-    f"INSERT INTO producers VALUES ({SOURCE}, 'p', 0, 'x')": "is at (0, 'x')",
+    f"INSERT INTO producers VALUES ({SOURCE}, 'p', 0, {2**62})": "is at (0, 4611686018427387904)",
     f"INSERT INTO trash VALUES ({SOURCE}, NULL, NULL)": "both there and in the trash",
     f"INSERT INTO trash VALUES (9999, {SOURCE}, '/source')": "counts 1 forks, and has 2",
     "INSERT INTO trash VALUES (3, 9999, '/nowhere')": "holds stream 9999 at /nowhere, not there",
@@ -95,7 +104,7 @@ DAMAGES = {
     f"UPDATE chunks SET data = x'313131313131' WHERE stream = {MESSAGES}": "do not end with a separator",
     f"UPDATE chunks SET data = x'31311e31311e' WHERE stream = {MESSAGES}": "forked inside a message",
     "UPDATE journal SET records = x'93'": "cannot be decoded",
-    "UPDATE journal SET records = 'text'": "cannot be decoded",
+    "UPDATE journal SET records = x'90'": "does not match its checksum",
     "DELETE FROM sqlite_schema WHERE name = 'streams_by_ttl'": "SQLite: ",
 }
 
@@ -140,7 +149,8 @@ async def test_what_is_unfolded_counts(tmp_path: Path, complaint: str) -> None:
     await execute(store, create("/last"))
     await execute(store, Delete("/last"))
     await store.close()
-    damage(tmp_path / "data", "INSERT INTO journal VALUES (1000, ?)", pack(JOURNALS[complaint]))
+    packed = pack(JOURNALS[complaint])
+    damage(tmp_path / "data", "INSERT INTO journal VALUES (1000, ?, ?)", zlib.crc32(packed), packed)
     assert complaint in "\n".join(check(tmp_path / "data"))
 
 

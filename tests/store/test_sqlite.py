@@ -132,7 +132,7 @@ async def test_small_chunks_are_merged(tmp_path: Path) -> None:
             await settle(store)
         sizes = [size for (size,) in query(tmp_path, "SELECT length(data) FROM chunks")]
         assert sum(sizes) == 480
-        assert len(sizes) <= 2 * 480 / 48
+        assert len(sizes) <= 2 * 480 / 20  # as many commit times go into a chunk in miniature
 
 
 async def test_the_log_stays_small(tmp_path: Path) -> None:
@@ -298,17 +298,19 @@ async def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Pa
 
 
 async def test_a_damaged_database_meets_no_other_error_than_ours(tmp_path: Path) -> None:
-    """Whichever page is lost. (Lost content is not noticed: SQLite keeps no checksums of it.)"""
+    """Whichever page is lost; and the check finds it, unless nothing was on it."""
     store = SqliteStore(tmp_path / "whole")
     await store.open()
     await execute(store, create("/a", bytes(50_000)), create("/b", b"b"))
     await store.close()
     whole = (tmp_path / "whole" / DATABASE_NAME).read_bytes()
-    refused = 0
-    for page in range(len(whole) // 4096):
+    page_bytes = int.from_bytes(whole[16:18], "big")
+    refused = missed = 0
+    for page in range(len(whole) // page_bytes):
         directory = tmp_path / str(page)
         directory.mkdir()
-        (directory / DATABASE_NAME).write_bytes(whole[: page * 4096] + bytes(4096) + whole[(page + 1) * 4096 :])
+        lost = whole[: page * page_bytes] + bytes(page_bytes) + whole[(page + 1) * page_bytes :]
+        (directory / DATABASE_NAME).write_bytes(lost)
         store = SqliteStore(directory)
         try:
             await store.open()
@@ -320,5 +322,6 @@ async def test_a_damaged_database_meets_no_other_error_than_ours(tmp_path: Path)
             store.state("/a")
             store.due("ttl_s", (0, 0), 1, 1)
         await store.close()
-        assert isinstance(check(directory), list)
+        missed += not check(directory)
     assert refused > 1
+    assert missed <= 2

@@ -21,6 +21,9 @@ A fork shares its source's bytes up to the fork point by reference. ``lineage`` 
 bytes make up which range: ``((1, 10), (5, 30))`` on stream 9 means bytes 0-10 are stream 1's, 10-30 stream 5's, and
 from 30 on they are its own. A deleted fork gives its source free in a step of its own (`Release`), so that no command
 touches more than its target and one source.
+
+A stream that was restored from a backup goes on under a new number, so that no offset that was given out after the
+backup was made can come to mean other bytes. ``former`` names the numbers it had; their bytes are its own all the same.
 """
 
 from __future__ import annotations
@@ -69,6 +72,7 @@ __all__ = [
     "Creation",
     "Decision",
     "Deletion",
+    "Lineage",
     "Origin",
     "Presence",
     "Record",
@@ -114,6 +118,8 @@ class StreamState(msgspec.Struct, frozen=True, gc=False):
     origin: Origin | None = None
     forks: int = 0
     gone: bool = False
+    created_ms: int = 0
+    former: tuple[int, ...] = ()
 
     @property
     def own_start(self) -> int:
@@ -190,6 +196,7 @@ def apply(state: StreamState | None, record: Record) -> StreamState | None:
             closed=record.closed,
             lineage=record.lineage,
             origin=record.origin,
+            created_ms=record.time_ms,
         )
     if state is None:
         raise ValueError(f"a record for stream {record.number}, which is absent")
@@ -222,6 +229,8 @@ def _apply_addition(state: StreamState, record: Addition) -> StreamState:
         state.origin,
         state.forks,
         state.gone,
+        state.created_ms,
+        state.former,
     )
 
 
@@ -288,6 +297,8 @@ def resolve_offset(state: StreamState, offset: Offset | Anchor) -> int | Unbroke
         if number == offset.number:
             if start <= offset.position <= end:
                 return offset.position
+            if number in state.former:
+                return OffsetGone("what was there is lost: the server was restored from an older backup")
             return InvalidOffset("the offset is beyond what this stream has")
         start = end
     if offset.number > state.number:

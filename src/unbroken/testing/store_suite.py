@@ -380,7 +380,8 @@ class _Tests(_Hooks):
             await bench.done(create("/a", b"new", json=False))
             new = bench.state("/a")
             assert new.number > old.number
-            assert new == StreamState(new.number, "/a", DEFAULT_CONTENT_TYPE, False, Lifetime(), 3)
+            expected = (new.number, "/a", DEFAULT_CONTENT_TYPE, False, Lifetime(), 3)
+            assert new == StreamState(*expected, created_ms=new.created_ms)
             assert await bench.producer("/a", "p") is None
             assert await bench.data("/a") == b"new"
 

@@ -7,6 +7,7 @@ store's recovery, so that a fault there shows.
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import closing
@@ -20,9 +21,9 @@ import msgspec
 from unbroken.errors import StoreError
 from unbroken.protocol.content import SEPARATOR
 from unbroken.protocol.producers import PRODUCER_INTEGER_MAX
-from unbroken.protocol.stream import Addition, Creation, Deletion, Record, Reference, StreamState, apply
+from unbroken.protocol.stream import Addition, Creation, Deletion, Lineage, Record, Reference, StreamState, apply
 from unbroken.store.base import Hold
-from unbroken.store.sqlite.folding import CHUNK_BYTES_MAX
+from unbroken.store.sqlite.chunks import CHUNK_BYTES_MAX
 from unbroken.store.sqlite.records import STREAM_COLUMNS, state_from_row, unpack
 from unbroken.store.sqlite.schema import (
     APPLICATION_ID,
@@ -31,6 +32,7 @@ from unbroken.store.sqlite.schema import (
     DirectoryLock,
     open_reader,
 )
+from unbroken.store.sqlite.times import unpack_times
 
 __all__ = ["check"]
 
@@ -87,6 +89,9 @@ class _Database:
         self._folded: dict[int, StreamState] = {}
         self._applied: dict[int, int] = {}
         self._trash: set[int] = set()
+        self._staging: dict[int, int] = {}
+        # Where the bytes lie that a restored stream has under an earlier number, and which stream that is.
+        self._former: dict[int, tuple[int, int, int]] = {}
         # The streams as they are, journal included.
         self._states: dict[int, StreamState] = {}
         self._holds: dict[int, Hold] = {}
@@ -101,6 +106,7 @@ class _Database:
         yield from self._meta()
         yield from self._streams()
         yield from self._trashed()
+        yield from self._staged()
         yield from self._chunks()
         yield from self._producers()
         yield from self._journal()
@@ -155,6 +161,26 @@ class _Database:
                 yield f"stream {number}: both a TTL and an expiry time"
             if state.closed_by is not None and not state.closed:
                 yield f"stream {number}: closed by a producer, yet open"
+            yield from self._formers(state)
+
+    def _formers(self, state: StreamState) -> Iterator[str]:
+        ranges = _ranges(state.lineage)
+        for former in state.former:
+            self._use(former, "streams")
+            if former not in ranges:
+                yield f"stream {state.number}: it was stream {former}, which none of its bytes are from"
+            elif former in self._former or former in self._folded:
+                yield f"stream {state.number}: it was stream {former}, and so is another"
+            else:
+                self._former[former] = (state.number, *ranges[former])
+
+    def _staged(self) -> Iterator[str]:
+        for number, start in self._query("SELECT stream, start FROM staging"):
+            self._use(number, "staging")
+            self._staging[number] = start
+            state = self._folded.get(number)
+            if state is not None and state.tail != start:
+                yield f"stream {number}: a body is being written at {start}, its tail is {state.tail}"
 
     def _trashed(self) -> Iterator[str]:
         for number, source_number, source_path in self._query("SELECT * FROM trash ORDER BY number"):
@@ -170,25 +196,37 @@ class _Database:
 
     def _chunks(self) -> Iterator[str]:
         ends: dict[int, int] = {}
-        for number, start, size_bytes, kind in self._query(
-            "SELECT stream, start, length(data), typeof(data) FROM chunks ORDER BY stream, start"
+        for number, start, *columns in self._query(
+            "SELECT stream, start, checksum, time_ms, times, data FROM chunks ORDER BY stream, start"
         ):
             self._use(number, "chunks")
-            state = self._folded.get(number)
-            if kind != "blob" or not 0 < size_bytes <= CHUNK_BYTES_MAX:
-                yield f"stream {number}: the chunk at {start} is a {kind} of {size_bytes} bytes"
-            if state is None:
-                if number not in ends and number not in self._trash:
-                    yield f"stream {number}: chunks of a stream that is neither there nor in the trash"
-            elif start != (expected := ends.get(number, state.own_start)):
-                yield f"stream {number}: a chunk begins at {start} where {expected} was expected"
+            size_bytes = len(columns[-1])
+            yield from (f"stream {number}: the chunk at {start} {fault}" for fault in _chunk_faults(*columns))
+            expected = ends.get(number, self._first(number))
             ends[number] = start + size_bytes
+            if start >= self._staging.get(number, start + 1):
+                ends[number] = self._staging[number]  # what follows is not part of the stream
+            elif expected is None:
+                yield f"stream {number}: chunks of a stream that is neither there nor in the trash"
+            elif number not in self._trash and start != expected:
+                yield f"stream {number}: a chunk begins at {start} where {expected} was expected"
+        for number, (owner, start, end) in self._former.items():
+            if (found := ends.get(number, start)) != end:
+                yield f"stream {owner}: its chunks under its former number {number} end at {found} instead of {end}"
         for number, state in self._folded.items():
             end = ends.get(number, state.own_start)
             if end != state.tail:
                 yield f"stream {number}: its chunks end at {end}, its tail is {state.tail}"
             elif state.json and number in ends and not self._separator_before(number, end):
                 yield f"stream {number}: its messages do not end with a separator"
+
+    def _first(self, number: int) -> int | None:
+        """Where the chunks of a number begin."""
+        if (state := self._folded.get(number)) is not None:
+            return state.own_start
+        if number in self._former:
+            return self._former[number][1]
+        return 0 if number in self._trash else None
 
     def _separator_before(self, number: int, position: int) -> bool:
         """Whether the byte before a position, if the tables have it, ends a message."""
@@ -210,7 +248,9 @@ class _Database:
 
     def _journal(self) -> Iterator[str]:
         faults: dict[int, list[str]] = defaultdict(list)
-        for journal_id, packed in self._query("SELECT id, records FROM journal ORDER BY id"):
+        for journal_id, checksum, packed in self._query("SELECT id, checksum, records FROM journal ORDER BY id"):
+            if zlib.crc32(packed) != checksum:
+                yield f"journal row {journal_id} does not match its checksum"
             try:
                 records = unpack(packed)
             except (msgspec.DecodeError, TypeError) as error:
@@ -277,7 +317,7 @@ class _Database:
         if state.forks < 0:
             yield f"stream {number}: it has {state.forks} forks"
         if state.origin is None:
-            if state.lineage:
+            if len(state.lineage) != len(state.former):
                 yield f"stream {number}: it inherits bytes, but is no fork"
         elif (source := self._states.get(state.origin.source_number)) is None:
             yield f"stream {number}: forked from stream {state.origin.source_number}, which is not there"
@@ -289,9 +329,11 @@ class _Database:
             yield f"stream {number}: its source is at {source.path}, not at {state.origin.source_path}"
         if source.json != state.json:
             yield f"stream {number}: it is {'' if state.json else 'not '}JSON, unlike its source"
-        if state.own_start > source.tail:
-            yield f"stream {number}: forked at {state.own_start}, beyond its source's tail {source.tail}"
-        elif state.lineage != _inherited(source, state.own_start):
+        inherited = tuple(piece for piece in state.lineage if piece[0] not in state.former)
+        point = inherited[-1][1] if inherited else 0
+        if point > source.tail:
+            yield f"stream {number}: forked at {point}, beyond its source's tail {source.tail}"
+        elif not _is_inherited(inherited, source, point):
             yield f"stream {number}: its lineage {state.lineage} is not that of its source"
         elif state.json and state.own_start and not self._separator_before(*_owner(state)):
             yield f"stream {number}: it was forked inside a message"
@@ -312,16 +354,37 @@ class _Database:
                 yield f"{count} streams at {path}"
 
 
-def _inherited(source: StreamState, point: int) -> tuple[tuple[int, int], ...]:
-    """The lineage of a fork of this source at this position."""
-    lineage: list[tuple[int, int]] = []
+def _chunk_faults(checksum: int, time_ms: int, times: bytes | None, data: bytes) -> Iterator[str]:
+    if not 0 < len(data) <= CHUNK_BYTES_MAX:
+        yield f"has {len(data)} bytes"
+    if zlib.crc32(data) != checksum:
+        yield "does not match its checksum"
+    try:
+        runs = unpack_times(time_ms, times, len(data))
+        if min(run_ms for _, run_ms in runs) != time_ms:
+            yield "has another time than its earliest byte"
+    except msgspec.DecodeError as error:
+        yield f"has commit times that cannot be decoded: {error}"
+
+
+def _ranges(lineage: Lineage) -> dict[int, tuple[int, int]]:
+    """Which positions each number in a lineage stands for."""
+    starts = (0, *(end for _, end in lineage))
+    return {number: (start, end) for (number, end), start in zip(lineage, starts, strict=False)}
+
+
+def _is_inherited(lineage: Lineage, source: StreamState, point: int) -> bool:
+    """Whether this is what a fork of this source inherits at this position."""
+    expected: list[tuple[int, int]] = []
     start = 0
     for number, end in (*source.lineage, (source.number, source.tail)):
         if start > point:
             break
-        lineage.append((number, min(end, point)))
+        expected.append((number, min(end, point)))
         start = end
-    return tuple(lineage)
+    # A source that was restored later has gone on under more numbers.
+    more = expected[len(lineage) :]
+    return tuple(expected[: len(lineage)]) == lineage and (not more or source.former != ())
 
 
 def _owner(fork: StreamState) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from collections.abc import Container, Iterator
 from unbroken.protocol.producers import Producer
 from unbroken.protocol.stream import Addition, Creation, Deletion, Record, Reference, StreamState
 from unbroken.store.base import Hold
+from unbroken.store.sqlite.times import Runs, append_run
 
 __all__ = ["Overlay", "Pending"]
 
@@ -32,6 +33,7 @@ class Pending:
         first_ms: when that was committed.
         base: byte position where its unfolded bytes begin.
         blocks: its unfolded bytes.
+        runs: when they were committed.
         producers: its unfolded producer states.
         released: deleted forks that no longer hold it.
     """
@@ -48,6 +50,7 @@ class Pending:
         "path",
         "producers",
         "released",
+        "runs",
         "state",
     )
 
@@ -60,6 +63,7 @@ class Pending:
         self.first_ms = time_ms
         self.base = base
         self.blocks: list[bytes] = []
+        self.runs: Runs = []
         self.producers: dict[str, Producer] = {}
         self.released: list[int] = []
         self.cost_bytes = 0
@@ -69,7 +73,7 @@ class Pending:
         """An independent copy."""
         twin = Pending(self.number, self.path, self.base, self.first_id, self.first_ms)
         twin.state, twin.born, twin.cost_bytes = self.state, self.born, self.cost_bytes
-        twin.blocks, twin._ends = list(self.blocks), list(self._ends)
+        twin.blocks, twin._ends, twin.runs = list(self.blocks), list(self._ends), list(self.runs)
         twin.producers, twin.released = dict(self.producers), list(self.released)
         return twin
 
@@ -78,24 +82,25 @@ class Pending:
         self.state = after
         self.cost_bytes += _RECORD_OVERHEAD_BYTES
         if isinstance(record, Addition):
-            self._add_bytes(record.position, record.data)
+            self._add_bytes(record)
             if (stamp := record.producer) is not None:
                 self.producers[stamp.id] = Producer(stamp.epoch, stamp.seq)
         elif isinstance(record, Creation):
             self.born = True
             self.base = record.position
-            self._add_bytes(record.position, record.data)
+            self._add_bytes(record)
         elif isinstance(record, Reference):
             if record.delta < 0:
                 self.released.append(record.fork)
         elif after is None:
-            self.blocks, self._ends, self.producers = [], [], {}
+            self.blocks, self._ends, self.runs, self.producers = [], [], [], {}
             self.cost_bytes = _RECORD_OVERHEAD_BYTES
 
-    def _add_bytes(self, position: int, data: bytes) -> None:
-        if data:
+    def _add_bytes(self, record: Addition | Creation) -> None:
+        if data := record.data:
             self.blocks.append(data)
-            self._ends.append(position + len(data))
+            self._ends.append(record.position + len(data))
+            append_run(self.runs, len(data), record.time_ms)
             self.cost_bytes += len(data)
 
     def read(self, start: int, end: int) -> bytes:

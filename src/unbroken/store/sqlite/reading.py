@@ -7,31 +7,28 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import apsw
 
 from unbroken.errors import StoreError
 from unbroken.protocol.producers import Producer
-from unbroken.protocol.stream import StreamState
+from unbroken.protocol.stream import Record, StreamState
 from unbroken.store.base import Due, Hold
-from unbroken.store.sqlite.records import STREAM_COLUMNS, state_from_row
+from unbroken.store.sqlite.chunks import find_time, read_chunks
+from unbroken.store.sqlite.records import STREAM_COLUMNS, read_journal, state_from_row
 from unbroken.store.sqlite.schema import DATABASE_NAME, rows
 
 __all__ = ["Reader"]
+
+T = TypeVar("T")
 
 _THREADS = 4
 
 _BY_PATH = f"SELECT {STREAM_COLUMNS} FROM streams WHERE path = ?"  # noqa: S608
 _BY_NUMBER = f"SELECT {STREAM_COLUMNS}, applied FROM streams WHERE number = ?"  # noqa: S608
-_CHUNKS = """
-SELECT start, data FROM chunks
-WHERE stream = ?1 AND start < ?3
-    AND start >= coalesce((SELECT max(start) FROM chunks WHERE stream = ?1 AND start <= ?2), ?2)
-ORDER BY start
-"""
 _DUE = """
 SELECT {kind}, number, path FROM streams
 WHERE {kind} IS NOT NULL AND {kind} <= ? AND {kind} >= ? AND ({kind} > ? OR number > ?) AND NOT gone
@@ -85,9 +82,13 @@ class Reader:
             raise StoreError(f"{DATABASE_NAME} is damaged: it does not say its {key}")
         return row[0]
 
-    def journal(self) -> Sequence[tuple[int, bytes]]:
-        """All journal rows, oldest first."""
-        return [(row[0], row[1]) for row in rows(self._db, "SELECT id, records FROM journal ORDER BY id")]
+    def journal(self) -> Iterator[tuple[int, list[Record]]]:
+        """All journal rows, oldest first.
+
+        Raises:
+            msgspec.DecodeError: one is damaged.
+        """
+        return read_journal(self._db)
 
     def holds(self) -> list[Hold]:
         """Deleted forks that still hold their source, as far as folded."""
@@ -103,22 +104,24 @@ class Reader:
 
     async def read(self, number: int, start: int, end: int) -> bytes:
         """Folded bytes ``[start, end)`` of a stream; fewer if it was deleted meanwhile."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._read, number, start, end)
+        # Allocated here: worker threads have heaps of their own, which give large blocks back to the system each time.
+        buffer = bytearray(end - start)
+        size_bytes = await self._in_thread(lambda db: read_chunks(db, number, start, buffer))
+        return bytes(buffer) if size_bytes == len(buffer) else bytes(buffer[:size_bytes])
 
-    def _read(self, number: int, start: int, end: int) -> bytes:
-        db = getattr(self._local, "db", None)
+    async def find_time(self, number: int, end: int, time_ms: int) -> int | None:
+        """The position after the last folded byte below ``end`` that was committed before a time, if there is one."""
+        return await self._in_thread(lambda db: find_time(db, number, end, time_ms))
+
+    async def _in_thread(self, act: Callable[[apsw.Connection], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._with_connection, act)
+
+    def _with_connection(self, act: Callable[[apsw.Connection], T]) -> T:
+        db: apsw.Connection | None = getattr(self._local, "db", None)
         if db is None:
             db = self._local.db = self._connect()
             self._opened.append(db)
-        parts: list[bytes] = []
-        position = start
-        for chunk_start, data in rows(db, _CHUNKS, number, start, end):
-            if chunk_start > position:
-                break
-            part = data if chunk_start == position and chunk_start + len(data) <= end else None
-            parts.append(data[position - chunk_start : end - chunk_start] if part is None else part)
-            position += len(parts[-1])
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return act(db)
 
     def _one(self, query: str, *values: object) -> Any:
         return self._db.execute(query, values).fetchone()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 
+import apsw
 import msgspec
 
 from unbroken.protocol.content import is_json
@@ -11,25 +13,54 @@ from unbroken.protocol.lifetime import IMMORTAL, Lifetime
 from unbroken.protocol.producers import ProducerStamp
 from unbroken.protocol.stream import Origin, Record, StreamState
 
-__all__ = ["STREAM_COLUMNS", "pack", "state_from_row", "state_to_row", "unpack"]
+__all__ = [
+    "STREAM_COLUMNS",
+    "pack",
+    "read_journal",
+    "state_from_row",
+    "state_to_row",
+    "unpack",
+    "unpack_former",
+    "write_journal",
+]
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Record])
 _json = msgspec.json.Encoder()
 _lineage = msgspec.json.Decoder(tuple[tuple[int, int], ...])
 _origin = msgspec.json.Decoder(Origin)
+_former = msgspec.json.Decoder(tuple[int, ...])
 _stamp = msgspec.json.Decoder(ProducerStamp)
 
 STREAM_COLUMNS = (
-    "number, path, content_type, ttl_s, expires_at_ms, tail, closed, closed_by, stream_seq, lineage, origin, "
-    "forks, gone"
+    "number, path, created_ms, content_type, ttl_s, expires_at_ms, tail, closed, closed_by, stream_seq, lineage, "
+    "origin, forks, gone, former"
 )
-Row = tuple[int, str, str, int | None, int | None, int, int, str | None, str | None, str, str | None, int, int]
+Row = tuple[
+    int, str, int, str, int | None, int | None, int, int, str | None, str | None, str, str | None, int, int, str
+]
 
 
 def pack(records: Sequence[Record]) -> bytes:
     """The records of one commit as MessagePack."""
     return _encoder.encode(records)
+
+
+def write_journal(db: apsw.Connection, journal_id: int, packed: bytes) -> None:
+    """Add a row to the journal."""
+    db.execute("INSERT INTO journal (id, checksum, records) VALUES (?, ?, ?)", (journal_id, zlib.crc32(packed), packed))
+
+
+def read_journal(db: apsw.Connection) -> Iterator[tuple[int, list[Record]]]:
+    """All journal rows, oldest first.
+
+    Raises:
+        msgspec.DecodeError: one is damaged.
+    """
+    for journal_id, checksum, packed in db.execute("SELECT id, checksum, records FROM journal ORDER BY id"):
+        if zlib.crc32(packed) != checksum:
+            raise msgspec.DecodeError(f"journal row {journal_id} does not match its checksum")
+        yield journal_id, unpack(packed)
 
 
 def unpack(packed: bytes) -> list[Record]:
@@ -41,11 +72,17 @@ def unpack(packed: bytes) -> list[Record]:
     return _decoder.decode(packed)
 
 
+def unpack_former(former: str) -> tuple[int, ...]:
+    """The column ``former``: earlier numbers of a stream, whose bytes it still owns."""
+    return _former.decode(former)
+
+
 def state_to_row(state: StreamState) -> Row:
     """A state as ``STREAM_COLUMNS``."""
     return (
         state.number,
         state.path,
+        state.created_ms,
         state.content_type,
         state.lifetime.ttl_s,
         state.lifetime.expires_at_ms,
@@ -53,19 +90,22 @@ def state_to_row(state: StreamState) -> Row:
         int(state.closed),
         None if state.closed_by is None else _json.encode(state.closed_by).decode(),
         state.stream_seq,
-        _json.encode(state.lineage).decode(),
+        _json.encode(state.lineage).decode() if state.lineage else "[]",
         None if state.origin is None else _json.encode(state.origin).decode(),
         state.forks,
         int(state.gone),
+        _json.encode(state.former).decode() if state.former else "[]",
     )
 
 
 def state_from_row(row: Row) -> StreamState:
     """A state from ``STREAM_COLUMNS``."""
-    number, path, content_type, ttl_s, expires_at_ms, tail, closed, closed_by, seq, lineage, origin, forks, gone = row
+    number, path, created_ms, content_type, ttl_s, expires_at_ms, tail, closed, closed_by, seq = row[:10]
+    lineage, origin, forks, gone, former = row[10:]
     return StreamState(
         number=number,
         path=path,
+        created_ms=created_ms,
         content_type=content_type,
         json=is_json(content_type),
         lifetime=IMMORTAL if ttl_s is None and expires_at_ms is None else Lifetime(ttl_s, expires_at_ms),
@@ -77,4 +117,5 @@ def state_from_row(row: Row) -> StreamState:
         origin=None if origin is None else _origin.decode(origin),
         forks=forks,
         gone=bool(gone),
+        former=() if former == "[]" else unpack_former(former),
     )

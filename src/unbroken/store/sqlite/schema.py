@@ -5,6 +5,7 @@ journal    one row per commit: its records, packed (`records`)
 streams    one row per stream: its state as of journal row ``applied``
 chunks     the bytes of streams, contiguous, up to 256 KiB each
 producers  the last (epoch, seq) per stream and producer
+staging    bodies that are being written piece by piece: chunks from ``start`` on are not part of the stream yet
 trash      deleted streams whose chunks are still to be deleted, or which still hold the source they forked from
 """
 
@@ -41,18 +42,23 @@ _BUSY_TIMEOUT_MS = 10_000
 _WRITER_CACHE_KIB = 32 * 1024
 _READER_CACHE_KIB = 8 * 1024
 
+# Measured beside 4 and 16 KiB: as quick to commit and to fold as either, and reads a third faster than 4 KiB.
+_PAGE_BYTES = 8192
+
 _TABLES = """
 CREATE TABLE meta (
     key TEXT PRIMARY KEY,
-    value NOT NULL
-) WITHOUT ROWID;
+    value ANY NOT NULL
+) STRICT, WITHOUT ROWID;
 CREATE TABLE journal (
     id INTEGER PRIMARY KEY,
+    checksum INTEGER NOT NULL,
     records BLOB NOT NULL
-);
+) STRICT;
 CREATE TABLE streams (
     number INTEGER PRIMARY KEY,
     path TEXT NOT NULL UNIQUE,
+    created_ms INTEGER NOT NULL,
     content_type TEXT NOT NULL,
     ttl_s INTEGER,
     expires_at_ms INTEGER,
@@ -64,29 +70,37 @@ CREATE TABLE streams (
     origin TEXT,
     forks INTEGER NOT NULL,
     gone INTEGER NOT NULL,
+    former TEXT NOT NULL,
     applied INTEGER NOT NULL
-);
+) STRICT;
 CREATE INDEX streams_by_ttl ON streams (ttl_s, number) WHERE ttl_s IS NOT NULL;
 CREATE INDEX streams_by_expiry ON streams (expires_at_ms, number) WHERE expires_at_ms IS NOT NULL;
 CREATE TABLE chunks (
+    id INTEGER PRIMARY KEY,
     stream INTEGER NOT NULL,
     start INTEGER NOT NULL,
+    checksum INTEGER NOT NULL,
     time_ms INTEGER NOT NULL,
-    data BLOB NOT NULL,
-    PRIMARY KEY (stream, start)
-) WITHOUT ROWID;
+    times BLOB,
+    data BLOB NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX chunks_by_start ON chunks (stream, start);
 CREATE TABLE producers (
     stream INTEGER NOT NULL,
     id TEXT NOT NULL,
     epoch INTEGER NOT NULL,
     seq INTEGER NOT NULL,
     PRIMARY KEY (stream, id)
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
+CREATE TABLE staging (
+    stream INTEGER PRIMARY KEY,
+    start INTEGER NOT NULL
+) STRICT;
 CREATE TABLE trash (
     number INTEGER PRIMARY KEY,
     source_number INTEGER,
     source_path TEXT
-);
+) STRICT;
 CREATE INDEX trash_by_hold ON trash (number) WHERE source_path IS NOT NULL;
 """
 
@@ -150,7 +164,7 @@ def open_writer(directory: Path, *, vfs: str | None = None) -> apsw.Connection:
     db.set_busy_timeout(_BUSY_TIMEOUT_MS)
     is_new = _check_ours(db, file)
     if is_new:
-        db.execute("PRAGMA page_size = 4096; PRAGMA auto_vacuum = INCREMENTAL")
+        db.execute(f"PRAGMA page_size = {_PAGE_BYTES}; PRAGMA auto_vacuum = INCREMENTAL")
     db.execute("PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0; PRAGMA synchronous = FULL")
     if is_new:
         _create(db)

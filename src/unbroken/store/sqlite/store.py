@@ -34,7 +34,7 @@ from unbroken.store.sqlite.checkpoint import Checkpointer
 from unbroken.store.sqlite.folding import choose, empty_trash, fold, trim_journal
 from unbroken.store.sqlite.overlay import Overlay, Pending
 from unbroken.store.sqlite.reading import Reader
-from unbroken.store.sqlite.records import pack, unpack
+from unbroken.store.sqlite.records import pack, write_journal
 from unbroken.store.sqlite.schema import DirectoryLock, open_checkpointer, open_reader, open_writer
 from unbroken.store.staged import StagedChange, StagedTransaction
 
@@ -124,9 +124,9 @@ class SqliteStore:
         self._overlay.holds = {hold.fork: hold for hold in self._reader.holds()}
         applied: dict[int, int] = {}
         states: dict[int, StreamState | None] = {}
-        for journal_id, packed in self._reader.journal():
+        for journal_id, records in self._reader.journal():
             self._journal_id = journal_id
-            for record in unpack(packed):
+            for record in records:
                 self._replay(journal_id, record, states, applied)
 
     def _replay(
@@ -250,7 +250,7 @@ class SqliteStore:
             self._writer.execute("BEGIN IMMEDIATE")
             direct, folded = self._fold_large(changes, journal_id)
             packed = pack([change.record for change in changes if change.record.number not in direct])
-            self._writer.execute("INSERT INTO journal (id, records) VALUES (?, ?)", (journal_id, packed))
+            write_journal(self._writer, journal_id, packed)
             folded += self._fold_some(journal_id, len(packed), {pending.number for pending in folded})
             created = [change.record.number for change in changes if isinstance(change.record, Creation)]
             await self._finish(folded, journal_id, max(self._last_number, *created, 0))
