@@ -67,6 +67,10 @@ class GatedStore:
             await self._batch
             self.at_gate.clear()
 
+    @property
+    def behind(self) -> bool:
+        return self.inner.behind
+
     async def open(self) -> None:
         await self.inner.open()
 
@@ -76,6 +80,12 @@ class GatedStore:
 
     def state(self, path: str) -> StreamState | None:
         return self.inner.state(path)
+
+    def states(self, prefix: str, after: str, limit: int) -> Sequence[StreamState]:
+        return self.inner.states(prefix, after, limit)
+
+    async def find_time(self, number: int, end: int, time_ms: int) -> int | None:
+        return await self.inner.find_time(number, end, time_ms)
 
     def read_cached(self, number: int, start: int, end: int) -> bytes | None:
         return self.inner.read_cached(number, start, end)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from unbroken.engine.clock import Clock
 from unbroken.engine.expiry import Expiry
+from unbroken.engine.upload import Queued, Upload, is_large
 from unbroken.errors import Draining, OutcomeUnknown, Overloaded, UnbrokenError
 from unbroken.protocol.commands import Append, Command, Create, Outcome, Release
 from unbroken.protocol.stream import Decision, Record, Reference, Situation, StreamState, decide
@@ -28,6 +29,8 @@ BATCH_BYTES_MAX = 4 * 1024 * 1024
 BATCH_COMMANDS_MAX = 4096
 QUEUE_MAX = 65_536
 _IDLE_MAINTENANCE_S = 0.5
+_CATCH_UP_S = 0.005
+_PIECE_INTERVAL_BEHIND_S = 0.1
 
 
 class Change(NamedTuple):
@@ -36,11 +39,6 @@ class Change(NamedTuple):
     path: str
     record: Record
     before: StreamState | None
-
-
-class _Queued(NamedTuple):
-    command: Command
-    done: asyncio.Future[Outcome]
 
 
 class Committer:
@@ -58,7 +56,10 @@ class Committer:
         self._clock = clock
         self._expiry = expiry
         self._publish = publish
-        self._queue: deque[_Queued] = deque()
+        self._queue: deque[Queued] = deque()
+        self._upload: Upload | None = None
+        self._abandoned: list[int] = []
+        self._piece_s = 0.0
         self._wake = asyncio.Event()
         self._closing = False
         self._task: asyncio.Task[None] | None = None
@@ -91,29 +92,40 @@ class Committer:
         if len(self._queue) >= QUEUE_MAX:
             raise Overloaded("too many writes are waiting")
         done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Queued(command, done))
+        self._queue.append(Queued(command, done))
         self._wake.set()
         return done
 
     async def _run(self) -> None:
         busy = False
         while True:
-            if not self._queue and not self._closing:
+            if not (self._queue or self._upload or self._closing):
                 # Housekeeping waits for a quiet moment, unless the last step left some to do.
                 busy = await self._idle(0.0 if busy else _IDLE_MAINTENANCE_S)
-            elif self._queue:
+            elif not self._queue and self._upload and self._is_early(self._upload):
+                await self._wait(_CATCH_UP_S)
+            elif self._queue or self._upload:
                 self._wake.clear()
                 await self._commit(self._take())
             else:
                 return
 
-    async def _idle(self, delay_s: float) -> bool:
+    async def _wait(self, delay_s: float) -> bool:
+        """Wait for a command.
+
+        Returns:
+            Whether one came in that time.
+        """
+        self._wake.clear()
         try:
             async with asyncio.timeout(delay_s):
-                await self._wake.wait()
-            return False
+                return await self._wake.wait()
         except TimeoutError:
-            pass
+            return False
+
+    async def _idle(self, delay_s: float) -> bool:
+        if await self._wait(delay_s):
+            return False
         if self._store.failure is not None:
             await self._wake.wait()
             return False
@@ -124,35 +136,39 @@ class Committer:
             _log.exception("housekeeping failed")
             return False
 
-    def _take(self) -> list[_Queued]:
-        batch: list[_Queued] = []
+    def _take(self) -> list[Queued]:
+        batch: list[Queued] = []
         size_bytes = 0
+        if self._upload is not None and self._upload.written:
+            return batch  # its record comes alone
         while self._queue and size_bytes < BATCH_BYTES_MAX and len(batch) < BATCH_COMMANDS_MAX:
             queued = self._queue.popleft()
+            if self._upload is not None and self._upload.holds(queued):
+                continue
+            if is_large(queued.command):
+                self._upload = Upload(queued)
+                continue
             batch.append(queued)
             if isinstance(queued.command, Append | Create):
                 size_bytes += len(queued.command.content.data)
         return batch
 
-    async def _commit(self, batch: list[_Queued]) -> None:
+    async def _commit(self, batch: list[Queued]) -> None:
         changes: list[Change] = []
         outcomes: list[Outcome] = []
         try:
             if self._store.failure is not None:
                 raise self._store.failure
-            async with self._store.transaction(_paths(batch)) as transaction:
-                for queued in batch:
-                    decision = self._decide(queued.command, transaction)
-                    outcomes.append(decision.outcome)
-                    for record in decision.records:
-                        path = _path_of(queued.command, record)
-                        changes.append(Change(path, record, transaction.state(path)))
-                        transaction.write(path, record)
+            upload = self._upload
+            async with self._store.transaction(_paths(batch, upload)) as transaction:
+                for number in self._abandoned:
+                    transaction.unstage(number)
+                self._abandoned.clear()
+                if upload is not None and not self._go_on(upload, transaction):
+                    batch.append(upload.decided_last())
+                outcomes.extend(self._carry_out(queued, transaction, changes) for queued in batch)
         except Exception as error:
-            failure = error if isinstance(error, UnbrokenError) else OutcomeUnknown(f"the commit failed: {error}")
-            for queued in batch:
-                if not queued.done.done():
-                    queued.done.set_exception(failure)
+            self._fail(batch, error)
             return
         try:
             self._publish(changes)
@@ -163,8 +179,60 @@ class Committer:
             if not queued.done.done():
                 queued.done.set_result(outcome)
 
-    def _decide(self, command: Command, transaction: Transaction) -> Decision:
+    def _carry_out(self, queued: Queued, transaction: Transaction, changes: list[Change]) -> Outcome:
+        decision = self._decide(queued.command, transaction, queued.time_ms)
+        for record in decision.records:
+            path = _path_of(queued.command, record)
+            changes.append(Change(path, record, transaction.state(path)))
+            transaction.write(path, record)
+        return decision.outcome
+
+    def _fail(self, batch: list[Queued], error: Exception) -> None:
+        if (upload := self._upload) is not None:
+            self._abandoned.append(upload.number)
+            self._let_go(upload)
+            batch.append(upload.queued)
+        failure = error if isinstance(error, UnbrokenError) else OutcomeUnknown(f"the commit failed: {error}")
+        for queued in batch:
+            if not queued.done.done():
+                queued.done.set_exception(failure)
+
+    def _go_on(self, upload: Upload, transaction: Transaction) -> bool:
+        """Write the next piece of a large append.
+
+        Returns:
+            False if there is none to be written (any more): the append is to be decided like any other.
+        """
+        command = upload.queued.command
+        if not upload.begun:
+            for record in self._decide(command, transaction).records:
+                upload.begin(record)
+        state = transaction.state(command.path)
+        replaced = state is None or state.number != upload.number or state.gone
+        if upload.begun and not upload.written and not replaced:
+            if not self._is_early(upload):
+                upload.write_piece(transaction)
+                self._piece_s = asyncio.get_running_loop().time()
+            return True
+        if replaced:
+            transaction.unstage(upload.number)
+        self._let_go(upload)
+        return False
+
+    def _is_early(self, upload: Upload) -> bool:
+        """Whether the next piece of a large append had better wait: the store is behind, and there was one lately."""
+        now_s = asyncio.get_running_loop().time()
+        return not upload.written and self._store.behind and now_s < self._piece_s + _PIECE_INTERVAL_BEHIND_S
+
+    def _let_go(self, upload: Upload) -> None:
+        """What waited for a large append goes on."""
+        self._queue.extendleft(reversed(upload.held))
+        self._upload = None
+
+    def _decide(self, command: Command, transaction: Transaction, time_ms: int | None = None) -> Decision:
         now = self._clock.now()
+        if time_ms is not None:
+            now = now._replace(wall_ms=time_ms)
         target = self._expiry.view(transaction.state(command.path), now)
         if isinstance(command, Append):
             stamp, state = command.producer, target.state
@@ -180,8 +248,10 @@ class Committer:
         return decide(command, Situation(now, target, held=held))
 
 
-def _paths(batch: list[_Queued]) -> list[str]:
+def _paths(batch: list[Queued], upload: Upload | None) -> list[str]:
     paths = {queued.command.path for queued in batch}
+    if upload is not None:
+        paths.add(upload.queued.command.path)
     for queued in batch:
         if isinstance(queued.command, Create) and queued.command.fork is not None:
             paths.add(queued.command.fork.source_path)

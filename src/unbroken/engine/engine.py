@@ -14,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Self
@@ -42,7 +43,16 @@ from unbroken.protocol.lifetime import Lifetime
 from unbroken.protocol.offsets import Anchor, Offset, parse_offset
 from unbroken.protocol.paths import parse_path
 from unbroken.protocol.producers import ProducerStamp
-from unbroken.protocol.stream import Addition, Creation, Deletion, Presence, StreamState, View, resolve_offset
+from unbroken.protocol.stream import (
+    Addition,
+    Creation,
+    Deletion,
+    Presence,
+    StreamState,
+    View,
+    offset_at,
+    resolve_offset,
+)
 from unbroken.store.base import Store
 
 __all__ = ["PAGE_BYTES_DEFAULT", "Engine", "Follower"]
@@ -52,6 +62,7 @@ PAGE_BYTES_DEFAULT = 1024 * 1024
 _log = logging.getLogger("unbroken.engine")
 _SWEEP_INTERVAL_S = 0.5
 _RELEASES_MAX = 256
+_DELETES_MAX = 256
 
 
 class Engine:
@@ -247,6 +258,30 @@ class Engine:
             raise outcome
         assert isinstance(outcome, Deleted)
 
+    async def delete_all(self, prefix: str, *, limit: int | None = None) -> int:
+        """Delete streams whose path begins with a prefix, a bounded number at a time.
+
+        Args:
+            prefix: compared character by character, so ``/a`` finds ``/ab`` as well as ``/a/b``.
+            limit: how many at most; None for all.
+
+        Returns:
+            How many were deleted. Fewer than ``limit`` means that all were that were there at the beginning.
+
+        Raises:
+            Unavailable: some may have been deleted.
+        """
+        deleted, after = 0, ""
+        while limit is None or deleted < limit:
+            count = _DELETES_MAX if limit is None else min(_DELETES_MAX, limit - deleted)
+            found = self.streams(prefix, after=after, limit=count)
+            if not found:
+                break
+            outcomes = await asyncio.gather(*(self.execute(Delete(state.path)) for state in found))
+            deleted += sum(isinstance(outcome, Deleted) for outcome in outcomes)
+            after = found[-1].path
+        return deleted
+
     async def prepare(self, body: bytes, content_type: str | None) -> Content:
         """Make a body ready to be stored in a stream of this content type; a fault in it is kept in the result."""
         if content_type is None or not is_json(content_type):
@@ -339,6 +374,26 @@ class Engine:
         state = self.touch(parse_path(path))
         return await self.page(state, _position(state, offset))
 
+    async def offset_since(self, path: str, since: datetime) -> Offset:
+        """Where what was committed at a time or later begins: after the last byte that was committed before it.
+
+        Args:
+            path: of the stream.
+            since: a datetime with a time zone; compared with this server's clock as it was at each commit, which has a
+                precision of 1 ms and may have been set back in between.
+
+        Raises:
+            StreamNotFound, StreamGone, InvalidPath, StoreError.
+        """
+        if since.tzinfo is None:
+            raise ValueError("since needs a time zone")
+        state = self.touch(parse_path(path))
+        time_ms = math.ceil(since.timestamp() * 1000)
+        for number, end in reversed((*state.lineage, (state.number, state.tail))):
+            if (position := await self.store.find_time(number, end, time_ms)) is not None:
+                return offset_at(state, position)
+        return offset_at(state, 0)
+
     async def page(self, state: StreamState, start: int) -> Page:
         """Read the page of a stream that begins at a byte position.
 
@@ -381,6 +436,21 @@ class Engine:
         """
         state = self.touch(path)
         return Follower(self, state, _position(state, offset), self._expiry)
+
+    def streams(self, prefix: str = "/", *, after: str = "", limit: int = 1000) -> Sequence[StreamState]:
+        """Live streams whose path begins with a prefix, in the order of their paths. Renews no lifetime.
+
+        Args:
+            prefix: compared character by character, so ``/a`` finds ``/ab`` as well as ``/a/b``.
+            after: the path to continue from, exclusive.
+            limit: how many at most.
+        """
+        found: Sequence[StreamState] = ()
+        live: list[StreamState] = []
+        while len(live) < limit and (found := self.store.states(prefix, after, limit - len(live))):
+            live += (state for state in found if self._expiry.view(state).presence is Presence.LIVE)
+            after = found[-1].path
+        return live
 
     # --- in the background -----------------------------------------------------------------------------------------
 

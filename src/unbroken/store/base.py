@@ -56,6 +56,24 @@ class Transaction(Protocol):
         """Make one transition of the stream at ``path``."""
         ...
 
+    def stage(self, number: int, position: int, time_ms: int, data: bytes) -> None:
+        """Write a piece of a large body ahead of the `Addition` that will bring it.
+
+        So that nobody waits for all of the body, it comes in pieces, a transaction each. Nobody can read them until the
+        `Addition`, alone in its transaction, makes them part of the stream; a crash before that discards them.
+
+        Args:
+            number: the stream; nobody may add to it in between.
+            position: the stream's tail for the first piece, then where the piece before ended.
+            time_ms: when all of it is committed: as in the `Addition`.
+            data: the piece.
+        """
+        ...
+
+    def unstage(self, number: int) -> None:
+        """Discard the pieces written for a stream: their `Addition` will not come."""
+        ...
+
 
 class Store(Protocol):
     """A place for streams."""
@@ -68,6 +86,11 @@ class Store(Protocol):
     @property
     def failure(self) -> UnbrokenError | None:
         """Why nothing can be written any more; None while all is well."""
+        ...
+
+    @property
+    def behind(self) -> bool:
+        """Whether housekeeping is behind, so that large bodies had better wait."""
         ...
 
     async def open(self) -> None:
@@ -84,6 +107,16 @@ class Store(Protocol):
 
     def state(self, path: str) -> StreamState | None:
         """The durable state of the stream at a path."""
+        ...
+
+    def states(self, prefix: str, after: str, limit: int) -> Sequence[StreamState]:
+        """The durable states of streams whose path begins with a prefix, in the order of their paths.
+
+        Args:
+            prefix: compared character by character.
+            after: the path to continue from, exclusive; empty to begin.
+            limit: how many at most.
+        """
         ...
 
     def transaction(self, paths: Sequence[str]) -> AbstractAsyncContextManager[Transaction]:
@@ -103,6 +136,14 @@ class Store(Protocol):
 
     async def read(self, number: int, start: int, end: int) -> bytes:
         """A stream's own bytes ``[start, end)``; fewer if the stream was deleted meanwhile."""
+        ...
+
+    async def find_time(self, number: int, end: int, time_ms: int) -> int | None:
+        """The position after the last of a stream's own bytes below ``end`` that was committed before a time.
+
+        Returns:
+            The position; None if no such byte was.
+        """
         ...
 
     def due(

@@ -5,6 +5,7 @@ Everything is a dict, and a transaction is a list of changes made at its end. No
 
 from __future__ import annotations
 
+import heapq
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ from unbroken.errors import UnbrokenError
 from unbroken.protocol.producers import Producer
 from unbroken.protocol.stream import Addition, Creation, Deletion, Reference, StreamState
 from unbroken.store.base import Due, Hold
+from unbroken.store.runs import Runs, append_run, end_of_runs_before
 from unbroken.store.staged import StagedChange, StagedTransaction
 
 __all__ = ["MemoryStore"]
@@ -27,12 +29,17 @@ class MemoryStore:
         self._states: dict[str, StreamState] = {}
         self._producers: dict[int, dict[str, Producer]] = {}
         self._bytes: dict[int, tuple[int, bytearray]] = {}
+        self._runs: dict[int, Runs] = {}
         self._holds: dict[int, Hold] = {}
         self._last_number = 0
 
     @property
     def failure(self) -> UnbrokenError | None:
         return None
+
+    @property
+    def behind(self) -> bool:
+        return False
 
     async def open(self) -> None:
         pass
@@ -42,6 +49,10 @@ class MemoryStore:
 
     def state(self, path: str) -> StreamState | None:
         return self._states.get(path)
+
+    def states(self, prefix: str, after: str, limit: int) -> Sequence[StreamState]:
+        paths = (path for path in self._states if path > after and path.startswith(prefix))
+        return [self._states[path] for path in heapq.nsmallest(limit, paths)]
 
     @asynccontextmanager
     async def transaction(self, paths: Sequence[str]) -> AsyncIterator[StagedTransaction]:
@@ -56,6 +67,10 @@ class MemoryStore:
 
     async def read(self, number: int, start: int, end: int) -> bytes:
         return self.read_cached(number, start, end)
+
+    async def find_time(self, number: int, end: int, time_ms: int) -> int | None:
+        size_bytes = end_of_runs_before(self._runs.get(number, []), time_ms)
+        return None if size_bytes is None else min(self._bytes[number][0] + size_bytes, end)
 
     def due(
         self, kind: Literal["ttl_s", "expires_at_ms"], after: tuple[int, int], until: int, limit: int
@@ -87,14 +102,18 @@ class MemoryStore:
         if isinstance(record, Creation):
             self._last_number = record.number
             self._bytes[record.number] = (record.position, bytearray(record.data))
+            self._runs[record.number] = [(len(record.data), record.time_ms)] if record.data else []
         elif isinstance(record, Addition):
             self._bytes[record.number][1].extend(record.data)
+            if record.data:
+                append_run(self._runs[record.number], len(record.data), record.time_ms)
             if (stamp := record.producer) is not None:
                 self._producers.setdefault(record.number, {})[stamp.id] = Producer(stamp.epoch, stamp.seq)
         elif isinstance(record, Reference) and record.delta < 0:
             self._holds.pop(record.fork, None)
         elif isinstance(record, Deletion) and after is None and before is not None:
             self._bytes.pop(record.number, None)
+            self._runs.pop(record.number, None)
             self._producers.pop(record.number, None)
             if (origin := before.origin) is not None:
                 self._holds[record.number] = Hold(record.number, origin.source_number, origin.source_path)

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 from unbroken.protocol.producers import Producer
 from unbroken.protocol.stream import Addition, Creation, Record, Reference, StreamState, apply
 
-__all__ = ["Base", "StagedChange", "StagedTransaction"]
+__all__ = ["Base", "Piece", "StagedChange", "StagedTransaction"]
 
 
 class Base(Protocol):
@@ -40,8 +40,17 @@ class StagedChange(NamedTuple):
     after: StreamState | None
 
 
+class Piece(NamedTuple):
+    """A piece of a large body; see `unbroken.store.base.Transaction.stage`."""
+
+    number: int
+    position: int
+    time_ms: int
+    data: bytes
+
+
 class StagedTransaction:
-    """See `unbroken.store.base.Transaction`. The store takes ``changes`` when the block is left."""
+    """See `unbroken.store.base.Transaction`. The store takes what it gathered when the block is left."""
 
     def __init__(self, base: Base) -> None:
         self._base = base
@@ -50,6 +59,8 @@ class StagedTransaction:
         self._released: set[int] = set()
         self._number = base.last_number
         self.changes: list[StagedChange] = []
+        self.pieces: list[Piece] = []
+        self.unstaged: list[int] = []
 
     def state(self, path: str) -> StreamState | None:
         if path in self._states:
@@ -77,3 +88,9 @@ class StagedTransaction:
         elif isinstance(record, Reference) and record.delta < 0:
             self._released.add(record.fork)
         self.changes.append(StagedChange(path, record, before, after))
+
+    def stage(self, number: int, position: int, time_ms: int, data: bytes) -> None:
+        self.pieces.append(Piece(number, position, time_ms, data))
+
+    def unstage(self, number: int) -> None:
+        self.unstaged.append(number)

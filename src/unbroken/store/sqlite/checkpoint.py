@@ -2,13 +2,14 @@
 
 Automatic checkpoints run inside COMMIT and were seen to make the slowest appends 18 ms; a passive one on a connection
 and a thread of its own, 4 ms at the same throughput. The log starts over from its beginning at the first commit that
-finds all of it copied, which under constant load may never happen by itself: so past a bound the writer waits for one
-checkpoint that copies the little that came since the last.
+finds all of it copied, which under constant load may never happen by itself: so past a bound checkpoints follow one
+another until little is left to copy, and then the writer waits for one more.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from concurrent.futures import Executor
 
@@ -17,7 +18,9 @@ import apsw
 __all__ = ["Checkpointer"]
 
 _PAGES_TO_START = 1_000
-_PAGES_MAX = 16_384
+_PAGES_MAX = 8_192
+_PAGES_WAITED_FOR = 256
+_PAGES_MAX_EVER = 4 * _PAGES_MAX
 
 
 class Checkpointer:
@@ -25,15 +28,19 @@ class Checkpointer:
 
     Args:
         db: a connection of its own.
+        file: a descriptor of the database file, which must not be closed before all connections are: that would drop
+            the locks of this process.
         thread: an executor with one thread.
         fail: called with the error of a checkpoint that failed.
     """
 
-    def __init__(self, db: apsw.Connection, thread: Executor, fail: Callable[[BaseException], None]) -> None:
+    def __init__(self, db: apsw.Connection, file: int, thread: Executor, fail: Callable[[BaseException], None]) -> None:
         self._db = db
+        self._file = file
         self._thread = thread
         self._fail = fail
         self._copied_pages = 0
+        self._log_pages = 0
         self._running: asyncio.Task[None] | None = None
 
     async def after_commit(self, log_pages: int) -> None:
@@ -44,12 +51,21 @@ class Checkpointer:
         """
         if log_pages < self._copied_pages:
             self._copied_pages = 0  # the log has started over
-        if log_pages > _PAGES_MAX:
+        left_pages = log_pages - self._copied_pages
+        self._log_pages = log_pages
+        is_long = log_pages > _PAGES_MAX
+        if log_pages > _PAGES_MAX_EVER:
             await self.stop()
+            await self._start()
+        elif self._running is None and is_long and left_pages <= _PAGES_WAITED_FOR:
+            await self._start()
+        elif self._running is None and (is_long or left_pages >= _PAGES_TO_START):
             self._running = self._start()
-            await self._running
-        elif self._running is None and log_pages - self._copied_pages >= _PAGES_TO_START:
-            self._running = self._start()
+
+    @property
+    def behind(self) -> bool:
+        """Whether so much is to be copied that what can wait had better not be written now."""
+        return self._log_pages - self._copied_pages > 2 * _PAGES_TO_START
 
     async def stop(self) -> None:
         """Wait for a checkpoint under way."""
@@ -61,14 +77,18 @@ class Checkpointer:
 
     async def _run(self) -> None:
         try:
-            _, copied = await asyncio.get_running_loop().run_in_executor(self._thread, self._checkpoint)
+            copied = await asyncio.get_running_loop().run_in_executor(self._thread, self._checkpoint)
             self._copied_pages = copied
         except (apsw.BusyError, apsw.LockedError):
             pass  # somebody else is at it
-        except apsw.Error as error:
+        except (apsw.Error, OSError) as error:
             self._fail(error)
         finally:
             self._running = None
 
-    def _checkpoint(self) -> tuple[int, int]:
-        return self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+    def _checkpoint(self) -> int:
+        log_pages, copied_pages = self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        if copied_pages < log_pages:
+            # SQLite syncs the database only when all is copied: a writer that waits for that would pay for everything.
+            os.fdatasync(self._file)
+        return copied_pages

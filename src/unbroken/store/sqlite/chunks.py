@@ -16,8 +16,9 @@ from typing import NamedTuple
 
 import apsw
 
+from unbroken.store.runs import Runs, append_run, end_of_runs_before, split_runs
 from unbroken.store.sqlite.schema import rows
-from unbroken.store.sqlite.times import Runs, append_run, end_of_runs_before, pack_times, split_runs, unpack_times
+from unbroken.store.sqlite.times import pack_times, unpack_times
 
 __all__ = ["CHUNK_BYTES_MAX", "find_time", "read_chunks", "write_chunks"]
 
@@ -93,7 +94,7 @@ def _mergeable(db: apsw.Connection, number: int, size_bytes: int, runs: int) -> 
     return found[::-1]
 
 
-def read_chunks(db: apsw.Connection, number: int, start: int, buffer: bytearray) -> int:
+def read_chunks(db: apsw.Connection, number: int, start: int, buffer: memoryview) -> int:
     """Fill a buffer with a stream's bytes.
 
     Args:

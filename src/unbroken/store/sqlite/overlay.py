@@ -13,7 +13,7 @@ from collections.abc import Container, Iterator
 from unbroken.protocol.producers import Producer
 from unbroken.protocol.stream import Addition, Creation, Deletion, Record, Reference, StreamState
 from unbroken.store.base import Hold
-from unbroken.store.sqlite.times import Runs, append_run
+from unbroken.store.runs import Runs, append_run, end_of_runs_before
 
 __all__ = ["Overlay", "Pending"]
 
@@ -93,7 +93,8 @@ class Pending:
             if record.delta < 0:
                 self.released.append(record.fork)
         elif after is None:
-            self.blocks, self._ends, self.runs, self.producers = [], [], [], {}
+            self.forget_bytes()
+            self.producers = {}
             self.cost_bytes = _RECORD_OVERHEAD_BYTES
 
     def _add_bytes(self, record: Addition | Creation) -> None:
@@ -102,6 +103,10 @@ class Pending:
             self._ends.append(record.position + len(data))
             append_run(self.runs, len(data), record.time_ms)
             self.cost_bytes += len(data)
+
+    def forget_bytes(self) -> None:
+        """Keep the state alone: nobody will read the bytes, or the tables have them."""
+        self.blocks, self._ends, self.runs = [], [], []
 
     def read(self, start: int, end: int) -> bytes:
         """Bytes ``[start, end)``; start is not below ``base``."""
@@ -117,6 +122,12 @@ class Pending:
             index += 1
             parts.append(self.blocks[index][: end - position])
         return b"".join(parts)
+
+    def find_time(self, end: int, time_ms: int) -> int | None:
+        """The position after the last byte below ``end`` that was committed before a time, if there is one."""
+        if not self.runs or end <= self.base or (size_bytes := end_of_runs_before(self.runs, time_ms)) is None:
+            return None
+        return min(self.base + size_bytes, end)
 
 
 class Overlay:
@@ -136,6 +147,13 @@ class Overlay:
     def state(self, path: str) -> StreamState | None:
         """What is at a path that the overlay covers."""
         return self._at[path]
+
+    def states(self, prefix: str, after: str) -> list[StreamState]:
+        """The streams it covers whose path begins with a prefix and comes after another, by path."""
+        found = [
+            state for path, state in self._at.items() if state is not None and path > after and path.startswith(prefix)
+        ]
+        return sorted(found, key=lambda state: state.path)
 
     def add(self, path: str, record: Record, after: StreamState | None, journal_id: int) -> None:
         """Take a record that has become durable."""

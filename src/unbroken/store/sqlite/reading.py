@@ -26,9 +26,12 @@ __all__ = ["Reader"]
 T = TypeVar("T")
 
 _THREADS = 4
+_STATES_PER_QUERY = 256
+_BUFFER_BYTES = 1024 * 1024 + 4096  # a page, and the byte before it
 
 _BY_PATH = f"SELECT {STREAM_COLUMNS} FROM streams WHERE path = ?"  # noqa: S608
 _BY_NUMBER = f"SELECT {STREAM_COLUMNS}, applied FROM streams WHERE number = ?"  # noqa: S608
+_BY_PREFIX = f"SELECT {STREAM_COLUMNS} FROM streams WHERE path >= ? AND path > ? ORDER BY path LIMIT ?"  # noqa: S608
 _DUE = """
 SELECT {kind}, number, path FROM streams
 WHERE {kind} IS NOT NULL AND {kind} <= ? AND {kind} >= ? AND ({kind} > ? OR number > ?) AND NOT gone
@@ -48,6 +51,7 @@ class Reader:
         self._db = connect()
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="unbroken-read")
         self._local = threading.local()
+        self._buffers: list[bytearray] = []
         self._opened: list[apsw.Connection] = []
 
     def close(self) -> None:
@@ -65,6 +69,19 @@ class Reader:
         """The folded state of a stream, and the newest journal row that is in it."""
         row = self._one(_BY_NUMBER, number)
         return None if row is None else (state_from_row(row[:-1]), row[-1])
+
+    def states(self, prefix: str, after: str) -> Iterator[StreamState]:
+        """The folded states of streams whose path begins with a prefix and comes after another, by path."""
+        while True:
+            found = rows(self._db, _BY_PREFIX, prefix, after, _STATES_PER_QUERY)
+            for row in found:
+                state = state_from_row(row)
+                if not state.path.startswith(prefix):
+                    return
+                yield state
+                after = state.path
+            if len(found) < _STATES_PER_QUERY:
+                return
 
     def producer(self, number: int, producer_id: str) -> Producer | None:
         """The folded state of a producer."""
@@ -104,10 +121,17 @@ class Reader:
 
     async def read(self, number: int, start: int, end: int) -> bytes:
         """Folded bytes ``[start, end)`` of a stream; fewer if it was deleted meanwhile."""
-        # Allocated here: worker threads have heaps of their own, which give large blocks back to the system each time.
-        buffer = bytearray(end - start)
-        size_bytes = await self._in_thread(lambda db: read_chunks(db, number, start, buffer))
-        return bytes(buffer) if size_bytes == len(buffer) else bytes(buffer[:size_bytes])
+        # Kept, and copied from: large blocks that are allocated and freed go back to the system each time, and to fault
+        # their pages in again takes longer than to read them.
+        buffer = self._buffers.pop() if self._buffers else bytearray(_BUFFER_BYTES)
+        if len(buffer) < end - start:
+            buffer = bytearray(end - start)
+        view = memoryview(buffer)[: end - start]
+        size_bytes = await self._in_thread(lambda db: read_chunks(db, number, start, view))
+        data = bytes(view[:size_bytes])
+        if len(buffer) == _BUFFER_BYTES and len(self._buffers) < _THREADS:
+            self._buffers.append(buffer)
+        return data
 
     async def find_time(self, number: int, end: int, time_ms: int) -> int | None:
         """The position after the last folded byte below ``end`` that was committed before a time, if there is one."""

@@ -14,6 +14,8 @@ store takes no more writes until it is opened again. Reads go on.
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 import logging
 import os
 import time
@@ -35,8 +37,9 @@ from unbroken.store.sqlite.folding import choose, empty_trash, fold, trim_journa
 from unbroken.store.sqlite.overlay import Overlay, Pending
 from unbroken.store.sqlite.reading import Reader
 from unbroken.store.sqlite.records import pack, write_journal
-from unbroken.store.sqlite.schema import DirectoryLock, open_checkpointer, open_reader, open_writer
-from unbroken.store.staged import StagedChange, StagedTransaction
+from unbroken.store.sqlite.schema import DATABASE_NAME, DirectoryLock, open_checkpointer, open_reader, open_writer
+from unbroken.store.sqlite.staging import Staging
+from unbroken.store.staged import Piece, StagedChange, StagedTransaction
 
 __all__ = ["SqliteStore"]
 
@@ -77,6 +80,7 @@ class SqliteStore:
     def _forget(self) -> None:
         self._failure: UnbrokenError | None = None
         self._overlay = Overlay()
+        self._staging = Staging()
         self._states: dict[str, StreamState] = {}
         self._journal_id = 0
         self._last_number = 0
@@ -106,6 +110,9 @@ class SqliteStore:
         """Take everything that is to be let go of, in the opposite order, at the end."""
         self._lock.acquire()
         resources.callback(self._lock.release)
+        # To be closed after all connections: SQLite's locks on the file go with any descriptor of it.
+        file = os.open(self.directory / DATABASE_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        resources.callback(os.close, file)
         self._writer = open_writer(self.directory, vfs=self._vfs)
         resources.callback(_close, self._writer)
         self._writer.set_wal_hook(self._on_commit)
@@ -115,10 +122,11 @@ class SqliteStore:
         resources.callback(self._reader.close)
         self._threads = resources.enter_context(ThreadPoolExecutor(1, thread_name_prefix="unbroken-commit"))
         thread = resources.enter_context(ThreadPoolExecutor(1, thread_name_prefix="unbroken-checkpoint"))
-        self._checkpointer = Checkpointer(checkpoint_db, thread, self._fail)
+        self._checkpointer = Checkpointer(checkpoint_db, file, thread, self._fail)
 
     def _recover(self) -> None:
         """Replay the journal into the overlay."""
+        self._staging.recover(self._writer)
         self.identity = str(self._reader.meta("identity"))
         self._saved_number = self._last_number = self._reader.meta("last_number")
         self._overlay.holds = {hold.fork: hold for hold in self._reader.holds()}
@@ -178,6 +186,10 @@ class SqliteStore:
         return self._failure
 
     @property
+    def behind(self) -> bool:
+        return self._checkpointer.behind
+
+    @property
     def last_number(self) -> int:
         return self._last_number
 
@@ -191,6 +203,12 @@ class SqliteStore:
             if state is not None:
                 self._remember(path, state)
         return state
+
+    def states(self, prefix: str, after: str, limit: int) -> Sequence[StreamState]:
+        with self._reading():
+            folded = (state for state in self._reader.states(prefix, after) if not self._overlay.covers(state.path))
+            merged = heapq.merge(folded, self._overlay.states(prefix, after), key=lambda state: state.path)
+            return list(itertools.islice(merged, limit))
 
     def producer(self, number: int, producer_id: str) -> Producer | None:
         pending = self._overlay.streams.get(number)
@@ -227,6 +245,13 @@ class SqliteStore:
         with self._reading():
             return await self._reader.read(number, start, base) + tail
 
+    async def find_time(self, number: int, end: int, time_ms: int) -> int | None:
+        pending = self._overlay.streams.get(number)
+        if pending is not None and (found := pending.find_time(end, time_ms)) is not None:
+            return found
+        with self._reading():
+            return await self._reader.find_time(number, end, time_ms)
+
     def _remember(self, path: str, state: StreamState) -> None:
         if len(self._states) >= _STATES_CACHED_MAX:
             del self._states[next(iter(self._states))]
@@ -240,15 +265,32 @@ class SqliteStore:
             raise self._failure
         transaction = StagedTransaction(self)
         yield transaction
+        self._staging.abandon(transaction.unstaged)
         if transaction.changes:
-            self._check_space(transaction.changes)
-            await self._commit(transaction.changes)
+            await self._commit(transaction.changes, transaction.pieces)
+        elif transaction.pieces:
+            await self._stage(transaction.pieces)
 
-    async def _commit(self, changes: list[StagedChange]) -> None:
+    async def _stage(self, pieces: list[Piece]) -> None:
+        """Write pieces of large bodies, and nothing else: the journal has no row of it."""
+        self._check_space(sum(len(piece.data) for piece in pieces))
+        with self._writing():
+            self._begin()
+            folded = self._write_pieces(pieces)
+            await self._finish(folded, self._journal_id, self._last_number)
+        self._drop(folded)
+        await self._checkpointer.after_commit(self._log_pages)
+
+    async def _commit(self, changes: list[StagedChange], pieces: list[Piece]) -> None:
+        records = (change.record for change in changes)
+        size_bytes = sum(len(record.data) for record in records if isinstance(record, Addition | Creation))
+        self._check_space(size_bytes + sum(len(piece.data) for piece in pieces))
         journal_id = self._journal_id + 1
         with self._writing():
-            self._writer.execute("BEGIN IMMEDIATE")
+            self._begin()
+            ahead = self._write_pieces(pieces)
             direct, folded = self._fold_large(changes, journal_id)
+            folded += ahead
             packed = pack([change.record for change in changes if change.record.number not in direct])
             write_journal(self._writer, journal_id, packed)
             folded += self._fold_some(journal_id, len(packed), {pending.number for pending in folded})
@@ -267,6 +309,20 @@ class SqliteStore:
                 self._overlay.add(path, record, after, journal_id)
         await self._checkpointer.after_commit(self._log_pages)
 
+    def _begin(self) -> None:
+        self._writer.execute("BEGIN IMMEDIATE")
+        self._staging.clear(self._writer)
+
+    def _write_pieces(self, pieces: list[Piece]) -> list[Pending]:
+        """Write pieces of large bodies, each after what its stream has in the overlay."""
+        folded: list[Pending] = []
+        for piece in pieces:
+            pending = self._overlay.streams.get(piece.number)
+            if pending is not None:
+                folded += self._fold([*self._overlay.predecessors(pending), pending])
+            self._staging.write(self._writer, piece)
+        return folded
+
     def _settle(self, path: str, record: Record, after: StreamState | None) -> None:
         """Take over a change that went straight to the tables."""
         if isinstance(record, Reference) and record.delta < 0:
@@ -279,6 +335,7 @@ class SqliteStore:
     def _fold_large(self, changes: list[StagedChange], journal_id: int) -> tuple[set[int], list[Pending]]:
         """Fold the streams of this commit that got a large body, this commit's records included."""
         direct = _with_large_body(changes)
+        direct.update(change.record.number for change in changes if self._staging.has(change.record))
         self._trash |= bool(direct)
         folded: list[Pending] = []
         for number in direct:
@@ -293,9 +350,10 @@ class SqliteStore:
                 whole = Pending(number, own[0].path, base, journal_id, own[0].record.time_ms)
             for change in own:
                 whole.add(change.record, change.after)
-            for ghost in self._overlay.predecessors(whole):
-                fold(self._writer, ghost, self._journal_id, self._overlay)
-                folded.append(ghost)
+            folded += self._fold(self._overlay.predecessors(whole))
+            if self._staging.has(record := own[-1].record) and isinstance(record, Addition):
+                self._staging.complete(self._writer, record)
+                whole.forget_bytes()
             fold(self._writer, whole, journal_id, self._overlay)
         return direct, folded
 
@@ -329,10 +387,11 @@ class SqliteStore:
 
     async def _housekeep(self, *, streams: int, cost_bytes: int, before_ms: int | None = None) -> bool:
         chosen = choose(self._overlay, cost_bytes=cost_bytes, streams=streams, before_ms=before_ms, but=())
-        if not (chosen or self._trash or self._untrimmed) or self._free_bytes() < RESERVE_BYTES:
+        todo = chosen or self._trash or self._untrimmed or self._staging.has_discarded
+        if not todo or self._free_bytes() < RESERVE_BYTES:
             return False
         with self._writing():
-            self._writer.execute("BEGIN IMMEDIATE")
+            self._begin()
             self._fold(chosen)
             if not chosen:
                 self._trash = empty_trash(self._writer)
@@ -371,14 +430,11 @@ class SqliteStore:
 
     # --- errors ------------------------------------------------------------------------------------------------------
 
-    def _check_space(self, changes: list[StagedChange]) -> None:
+    def _check_space(self, size_bytes: int) -> None:
         """Refuse while nothing has been tried yet: that way a full disk needs no restart once there is room again.
 
         New bytes need room in the log and, until that starts over, in the database too.
         """
-        size_bytes = sum(
-            len(change.record.data) for change in changes if isinstance(change.record, Addition | Creation)
-        )
         if self._free_bytes() < RESERVE_BYTES + 2 * size_bytes:
             raise StorageFull("the disk is almost full; nothing was written")
 

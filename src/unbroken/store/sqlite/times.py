@@ -8,24 +8,14 @@ runs of a busy stream take two bytes that way. The clock may have been set back:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import msgspec
 
-__all__ = ["Runs", "append_run", "end_of_runs_before", "pack_times", "split_runs", "unpack_times"]
+from unbroken.store.runs import Runs
 
-Runs = list[tuple[int, int]]
-"""(size in bytes, commit time in Unix milliseconds), in the order of the bytes."""
+__all__ = ["pack_times", "unpack_times"]
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[int])
-
-
-def append_run(runs: Runs, size_bytes: int, time_ms: int) -> None:
-    """Add bytes at the end."""
-    if runs and runs[-1][1] == time_ms:
-        size_bytes += runs.pop()[0]
-    runs.append((size_bytes, time_ms))
 
 
 def pack_times(runs: Runs) -> tuple[int, bytes | None]:
@@ -61,36 +51,3 @@ def unpack_times(time_ms: int, times: bytes | None, size_bytes: int) -> Runs:
         time_ms += flat[index + 1]
         runs.append((flat[index], time_ms))
     return runs
-
-
-def split_runs(runs: Runs, size_bytes_max: int, runs_max: int) -> Iterator[tuple[int, Runs]]:
-    """Cut runs into pieces of at most so many bytes, and at most so many runs, each.
-
-    Yields:
-        The size in bytes of a piece, and its runs.
-    """
-    piece: Runs = []
-    room = size_bytes_max
-    for size_bytes, time_ms in runs:
-        left_bytes = size_bytes
-        while left_bytes:
-            if not room or len(piece) == runs_max:
-                yield size_bytes_max - room, piece
-                piece, room = [], size_bytes_max
-            taken = min(left_bytes, room)
-            piece.append((taken, time_ms))
-            room -= taken
-            left_bytes -= taken
-    if piece:
-        yield size_bytes_max - room, piece
-
-
-def end_of_runs_before(runs: Runs, time_ms: int) -> int | None:
-    """Bytes up to the end of the last run that was committed before a time; None if there is none."""
-    found = None
-    position = 0
-    for size_bytes, run_ms in runs:
-        position += size_bytes
-        if run_ms < time_ms:
-            found = position
-    return found

@@ -1,0 +1,94 @@
+"""Large appends: their bodies are written a piece with each commit, so that everybody else's appends go on meanwhile.
+
+What else is to be appended to the same stream waits, since the pieces lie where its tail is; so does the next large
+append, and what comes for its stream after it. When the last piece is written the append is decided once more, and its
+record, alone in a commit, makes the pieces part of the stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import NamedTuple
+
+from unbroken.protocol.commands import Append, Command, Outcome
+from unbroken.protocol.stream import Addition, Record
+from unbroken.store.base import Transaction
+
+__all__ = ["Queued", "Upload", "is_large"]
+
+_LARGE_BYTES = 1024 * 1024
+_PIECE_BYTES = 1024 * 1024
+
+
+class Queued(NamedTuple):
+    """A command that waits to be decided, and who waits for the outcome.
+
+    ``time_ms`` is when it counts as committed, if not now.
+    """
+
+    command: Command
+    done: asyncio.Future[Outcome]
+    time_ms: int | None = None
+
+
+def is_large(command: Command) -> bool:
+    """Whether a command's body is to be written in pieces."""
+    return isinstance(command, Append) and len(command.content.data) > _LARGE_BYTES
+
+
+class Upload:
+    """One large append on its way.
+
+    Attributes:
+        queued: the append.
+        held: what waits for it, in order.
+    """
+
+    def __init__(self, queued: Queued) -> None:
+        self.queued = queued
+        self.held: deque[Queued] = deque()
+        self._record: Addition | None = None
+        self._held_paths = {queued.command.path}
+        self._written_bytes = 0
+
+    def holds(self, queued: Queued) -> bool:
+        """Whether a command has to wait, and is kept."""
+        command = queued.command
+        if not isinstance(command, Append) or not (command.path in self._held_paths or is_large(command)):
+            return False
+        self._held_paths.add(command.path)
+        self.held.append(queued)
+        return True
+
+    @property
+    def begun(self) -> bool:
+        """Whether it was found that the append would be accepted."""
+        return self._record is not None
+
+    def begin(self, record: Record) -> None:
+        """The append would be accepted, with this record."""
+        assert isinstance(record, Addition)
+        self._record = record
+
+    @property
+    def number(self) -> int:
+        """Of the stream that is written to; 0 before the beginning."""
+        return 0 if self._record is None else self._record.number
+
+    def decided_last(self) -> Queued:
+        """The append, committed as of the time that its pieces say."""
+        return self.queued if self._record is None else self.queued._replace(time_ms=self._record.time_ms)
+
+    @property
+    def written(self) -> bool:
+        """Whether all pieces are."""
+        return self._record is not None and self._written_bytes == len(self._record.data)
+
+    def write_piece(self, transaction: Transaction) -> None:
+        """Write the next piece."""
+        record = self._record
+        assert record is not None
+        piece = record.data[self._written_bytes : self._written_bytes + _PIECE_BYTES]
+        transaction.stage(record.number, record.position + self._written_bytes, record.time_ms, piece)
+        self._written_bytes += len(piece)
