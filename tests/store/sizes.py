@@ -20,9 +20,17 @@ def miniature() -> Iterator[None]:
     """Shrink every size of `SqliteStore` but the overlay's, which is an argument (`OVERLAY_BYTES_MAX`)."""
     sizes: list[tuple[ModuleType, dict[str, int]]] = [
         (store, {"LARGE_BYTES": LARGE_BYTES, "OVERLAY_STREAMS_MAX": 6, "_STATES_CACHED_MAX": 3}),
-        (store, {"_FOLD_BYTES_PER_COMMIT": 300, "_FOLD_STREAMS_PER_COMMIT": 2, "_COMMITS_PER_TRASH_STEP": 2}),
+        (store, {"_FOLD_BYTES_PER_COMMIT": 300, "_FOLD_STREAMS_PER_COMMIT": 2, "_COMMITS_PER_CHORE": 2}),
         (chunks, {"CHUNK_BYTES_MAX": 48, "_RUNS_MAX": 20}),
-        (folding, {"_JOURNAL_ROWS_PER_STEP": 2, "_TRASH_CHUNKS_PER_STEP": 2, "_TRASH_PRODUCERS_PER_STEP": 2}),
+        (
+            folding,
+            {
+                "_JOURNAL_ROWS_PER_STEP": 2,
+                "_TRASH_CHUNKS_PER_STEP": 2,
+                "_TRASH_PRODUCERS_PER_STEP": 2,
+                "_FREE_PAGES_KEPT": 1,
+            },
+        ),
         (checkpoint, {"_PAGES_TO_START": 8, "_PAGES_MAX": 40}),
     ]
     with ExitStack() as patches:

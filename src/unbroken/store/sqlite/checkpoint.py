@@ -62,6 +62,11 @@ class Checkpointer:
         elif self._running is None and (is_long or left_pages >= _PAGES_TO_START):
             self._running = self._start()
 
+    def start_if_needed(self) -> None:
+        """Nothing else is going on: copy what is left, which also lets the file shrink."""
+        if self._running is None and self._log_pages > self._copied_pages:
+            self._running = self._start()
+
     @property
     def behind(self) -> bool:
         """Whether so much is to be copied that what can wait had better not be written now."""

@@ -14,11 +14,15 @@ from unbroken.store.sqlite.overlay import Overlay, Pending
 from unbroken.store.sqlite.records import STREAM_COLUMNS, state_to_row, unpack_former
 from unbroken.store.sqlite.schema import rows
 
-__all__ = ["choose", "empty_trash", "fold", "trim_journal"]
+__all__ = ["choose", "empty_trash", "fold", "return_space", "trim_journal"]
 
-_TRASH_CHUNKS_PER_STEP = 16
+_TRASH_CHUNKS_PER_STEP = 128
+_TRASH_BYTES_PER_STEP = 4 * 1024 * 1024
+_CHUNK_COST_BYTES = 16 * 1024
 _TRASH_PRODUCERS_PER_STEP = 512
 _JOURNAL_ROWS_PER_STEP = 512
+_FREE_PAGES_KEPT = 1024
+_FREE_PAGES_PER_STEP = 256
 
 _UPSERT_STREAM = f"""
 INSERT INTO streams ({STREAM_COLUMNS}, applied) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -101,24 +105,51 @@ def trim_journal(db: apsw.Connection, first_id: int) -> bool:
 
 
 def empty_trash(db: apsw.Connection) -> bool:
-    """Delete some of the data of one deleted stream.
+    """Delete some of the data of deleted streams.
 
     Returns:
         Whether there was anything to do.
     """
-    row = db.execute("SELECT number FROM trash WHERE source_path IS NULL LIMIT 1").fetchone()
-    if row is None:
-        return False
-    number = row[0]
-    db.execute(
-        "DELETE FROM chunks WHERE id IN (SELECT id FROM chunks WHERE stream = ? LIMIT ?)",
-        (number, _TRASH_CHUNKS_PER_STEP),
-    )
-    if db.changes() < _TRASH_CHUNKS_PER_STEP:
+    found = rows(db, "SELECT number FROM trash WHERE source_path IS NULL LIMIT ?", _TRASH_CHUNKS_PER_STEP)
+    left_bytes = _TRASH_BYTES_PER_STEP
+    for (number,) in found:
+        left_bytes -= _delete_chunks(db, number, left_bytes)
+        if left_bytes <= 0:
+            break
         db.execute(
             "DELETE FROM producers WHERE stream = ?1 AND id IN (SELECT id FROM producers WHERE stream = ?1 LIMIT ?2)",
             (number, _TRASH_PRODUCERS_PER_STEP),
         )
-        if db.changes() < _TRASH_PRODUCERS_PER_STEP:
-            db.execute("DELETE FROM trash WHERE number = ?", (number,))
+        if db.changes() == _TRASH_PRODUCERS_PER_STEP:
+            break
+        db.execute("DELETE FROM trash WHERE number = ?", (number,))
+    return bool(found)
+
+
+def _delete_chunks(db: apsw.Connection, number: int, limit_bytes: int) -> int:
+    """Delete chunks of a stream.
+
+    Returns:
+        How much was deleted, less than the limit if nothing is left.
+    """
+    found = rows(db, "SELECT id, length(data) FROM chunks WHERE stream = ? LIMIT ?", number, _TRASH_CHUNKS_PER_STEP)
+    deleted_bytes = 0
+    for chunk_id, size_bytes in found:
+        db.execute("DELETE FROM chunks WHERE id = ?", (chunk_id,))
+        deleted_bytes += size_bytes + _CHUNK_COST_BYTES
+        if deleted_bytes >= limit_bytes:
+            break
+    return limit_bytes if len(found) == _TRASH_CHUNKS_PER_STEP else deleted_bytes
+
+
+def return_space(db: apsw.Connection, *, idle: bool) -> bool:
+    """Give some of the file's free pages back to the disk: all but a few while idle, else only what is far too much.
+
+    Returns:
+        Whether there were any to give back.
+    """
+    ((free_pages, pages),) = rows(db, "SELECT freelist_count, page_count FROM pragma_freelist_count, pragma_page_count")
+    if free_pages <= (_FREE_PAGES_KEPT if idle else max(_FREE_PAGES_KEPT, pages // 4)):
+        return False
+    rows(db, f"PRAGMA incremental_vacuum({_FREE_PAGES_PER_STEP})")
     return True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Container, Iterator
+from itertools import islice
 
 from unbroken.protocol.producers import Producer
 from unbroken.protocol.stream import Addition, Creation, Deletion, Record, Reference, StreamState
@@ -138,6 +139,7 @@ class Overlay:
         self.holds: dict[int, Hold] = {}
         self.cost_bytes = 0
         self._at: dict[str, StreamState | None] = {}
+        self._deleted: dict[int, Pending] = {}
         self._numbers_at: dict[str, list[int]] = {}
 
     def covers(self, path: str) -> bool:
@@ -167,6 +169,8 @@ class Overlay:
         pending.add(record, after)
         self.cost_bytes += pending.cost_bytes - before
         self._at[path] = after
+        if after is None:
+            self._deleted[record.number] = pending
         if isinstance(record, Reference) and record.delta < 0:
             self.holds.pop(record.fork, None)
 
@@ -175,6 +179,11 @@ class Overlay:
         if not record.keep and before is not None and before.origin is not None:
             origin = before.origin
             self.holds[record.number] = Hold(record.number, origin.source_number, origin.source_path)
+
+    def deleted(self, limit: int, but: Container[int]) -> list[Pending]:
+        """Deleted streams, none of whose predecessors is pending too."""
+        found = (pending for pending in self._deleted.values() if not self.predecessors(pending))
+        return list(islice((pending for pending in found if pending.number not in but), limit))
 
     def predecessors(self, pending: Pending) -> list[Pending]:
         """Deleted streams at the same path that are to be folded first: a path has one row at a time."""
@@ -193,6 +202,7 @@ class Overlay:
         """
         self.cost_bytes -= pending.cost_bytes
         del self.streams[pending.number]
+        self._deleted.pop(pending.number, None)
         numbers = self._numbers_at[pending.path]
         numbers.remove(pending.number)
         if numbers:

@@ -39,6 +39,7 @@ FORMAT_VERSION = 1
 # SQLite takes a shorter file for an empty one, and would write over it.
 _PAGE_BYTES_MIN = 512
 _BUSY_TIMEOUT_MS = 10_000
+_LOG_BYTES_KEPT = 64 * 1024 * 1024
 _WRITER_CACHE_KIB = 32 * 1024
 _READER_CACHE_KIB = 8 * 1024
 
@@ -173,6 +174,7 @@ def open_writer(directory: Path, *, vfs: str | None = None) -> apsw.Connection:
     # Only once the tables are known: reading them puts such settings back to their defaults.
     rows(db, "SELECT 1 FROM sqlite_schema")
     db.execute(f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}; PRAGMA cache_spill = OFF")
+    db.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES_KEPT}")
     db.execute("PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA checkpoint_fullfsync = ON")
     db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
     return db

@@ -33,7 +33,7 @@ from unbroken.protocol.producers import Producer
 from unbroken.protocol.stream import Addition, Creation, Deletion, Record, Reference, StreamState, apply
 from unbroken.store.base import Due, Hold
 from unbroken.store.sqlite.checkpoint import Checkpointer
-from unbroken.store.sqlite.folding import choose, empty_trash, fold, trim_journal
+from unbroken.store.sqlite.folding import choose, empty_trash, fold, return_space, trim_journal
 from unbroken.store.sqlite.overlay import Overlay, Pending
 from unbroken.store.sqlite.reading import Reader
 from unbroken.store.sqlite.records import pack, write_journal
@@ -53,7 +53,7 @@ RESERVE_BYTES = 16 * 1024 * 1024
 _FOLD_BYTES_PER_COMMIT = 1024 * 1024
 _FOLD_STREAMS_PER_COMMIT = 128
 _FOLD_AGE_MS = 10_000
-_COMMITS_PER_TRASH_STEP = 16
+_COMMITS_PER_CHORE = 16
 _CLOSE_S = 2.0
 _STATES_CACHED_MAX = 100_000
 
@@ -363,13 +363,18 @@ class SqliteStore:
         size = max(overlay.cost_bytes / self._overlay_bytes_max, len(overlay.streams) / OVERLAY_STREAMS_MAX)
         self._over_budget = size > (0.5 if self._over_budget else 1.0)
         if not self._over_budget:
-            if self._trash and journal_id % _COMMITS_PER_TRASH_STEP == 0:
-                self._trash = empty_trash(self._writer)
-            return []
+            return [] if journal_id % _COMMITS_PER_CHORE else self._tidy(but)
         cost_bytes = max(_FOLD_BYTES_PER_COMMIT, 2 * inflow_bytes)
         return self._fold(
             choose(overlay, cost_bytes=cost_bytes, streams=_FOLD_STREAMS_PER_COMMIT, before_ms=None, but=but)
         )
+
+    def _tidy(self, but: set[int]) -> list[Pending]:
+        """What would never be done if it waited for an idle moment: return the space of deleted streams."""
+        deleted = self._overlay.deleted(_FOLD_STREAMS_PER_COMMIT, but)
+        if not deleted:
+            self._trash = self._trash and (empty_trash(self._writer) or return_space(self._writer, idle=False))
+        return self._fold(deleted)
 
     def _fold(self, chosen: list[Pending]) -> list[Pending]:
         for pending in chosen:
@@ -386,15 +391,18 @@ class SqliteStore:
         )
 
     async def _housekeep(self, *, streams: int, cost_bytes: int, before_ms: int | None = None) -> bool:
-        chosen = choose(self._overlay, cost_bytes=cost_bytes, streams=streams, before_ms=before_ms, but=())
+        chosen = self._overlay.deleted(streams, ()) or choose(
+            self._overlay, cost_bytes=cost_bytes, streams=streams, before_ms=before_ms, but=()
+        )
         todo = chosen or self._trash or self._untrimmed or self._staging.has_discarded
         if not todo or self._free_bytes() < RESERVE_BYTES:
+            self._checkpointer.start_if_needed()
             return False
         with self._writing():
             self._begin()
             self._fold(chosen)
             if not chosen:
-                self._trash = empty_trash(self._writer)
+                self._trash = empty_trash(self._writer) or return_space(self._writer, idle=True)
             await self._finish(chosen, self._journal_id, self._last_number)
         self._drop(chosen)
         await self._checkpointer.after_commit(self._log_pages)
