@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Literal
 
 from unbroken.errors import StoreReadOnly, UnbrokenError
 from unbroken.protocol.stream import StreamState
-from unbroken.store.base import Due, Hold, Transaction
+from unbroken.store.base import Due, DueKind, Hold, Transaction
 from unbroken.store.memory import MemoryStore
 
 __all__ = ["GatedStore"]
@@ -93,9 +92,7 @@ class GatedStore:
     async def read(self, number: int, start: int, end: int) -> bytes:
         return await self.inner.read(number, start, end)
 
-    def due(
-        self, kind: Literal["ttl_s", "expires_at_ms"], after: tuple[int, int], until: int, limit: int
-    ) -> Sequence[Due]:
+    def due(self, kind: DueKind, after: tuple[int, int], until: int, limit: int) -> Sequence[Due]:
         return self.inner.due(kind, after, until, limit)
 
     def holds(self, limit: int) -> Sequence[Hold]:

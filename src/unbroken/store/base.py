@@ -14,7 +14,10 @@ from unbroken.errors import UnbrokenError
 from unbroken.protocol.producers import Producer
 from unbroken.protocol.stream import Record, StreamState
 
-__all__ = ["Due", "Hold", "Store", "Transaction"]
+__all__ = ["Due", "DueKind", "Hold", "Store", "Transaction"]
+
+
+DueKind = Literal["ttl_s", "expires_at_ms"]
 
 
 class Due(NamedTuple):
@@ -146,9 +149,7 @@ class Store(Protocol):
         """
         ...
 
-    def due(
-        self, kind: Literal["ttl_s", "expires_at_ms"], after: tuple[int, int], until: int, limit: int
-    ) -> Sequence[Due]:
+    def due(self, kind: DueKind, after: tuple[int, int], until: int, limit: int) -> Sequence[Due]:
         """Streams that were there when the store was opened and have a lifetime of this kind, by (key, number).
 
         Args:

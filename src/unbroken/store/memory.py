@@ -9,12 +9,11 @@ import heapq
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Literal
 
 from unbroken.errors import UnbrokenError
 from unbroken.protocol.producers import Producer
 from unbroken.protocol.stream import Addition, Creation, Deletion, Reference, StreamState
-from unbroken.store.base import Due, Hold
+from unbroken.store.base import Due, DueKind, Hold
 from unbroken.store.runs import Runs, append_run, end_of_runs_before
 from unbroken.store.staged import StagedChange, StagedTransaction
 
@@ -72,9 +71,7 @@ class MemoryStore:
         size_bytes = end_of_runs_before(self._runs.get(number, []), time_ms)
         return None if size_bytes is None else min(self._bytes[number][0] + size_bytes, end)
 
-    def due(
-        self, kind: Literal["ttl_s", "expires_at_ms"], after: tuple[int, int], until: int, limit: int
-    ) -> Sequence[Due]:
+    def due(self, kind: DueKind, after: tuple[int, int], until: int, limit: int) -> Sequence[Due]:
         return ()  # nothing was there when it was opened
 
     def holds(self, limit: int) -> Sequence[Hold]:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from struct import Struct
 
-__all__ = ["Runs", "append_run", "end_of_runs_before", "split_runs"]
+__all__ = ["PackedRuns", "Runs", "add_run", "append_run", "end_of_runs_before", "split_runs", "unpack_runs"]
 
 Runs = list[tuple[int, int]]
 """(size in bytes, commit time in Unix milliseconds), in the order of the bytes."""
+
+PackedRuns = bytearray
+"""The same in 16 bytes a run, which a garbage collector need not look through."""
+
+_run = Struct("<qq")
 
 
 def append_run(runs: Runs, size_bytes: int, time_ms: int) -> None:
@@ -37,6 +43,21 @@ def split_runs(runs: Runs, size_bytes_max: int, runs_max: int) -> Iterator[tuple
             left_bytes -= taken
     if piece:
         yield size_bytes_max - room, piece
+
+
+def add_run(packed: PackedRuns, size_bytes: int, time_ms: int) -> None:
+    """Add bytes at the end of packed runs."""
+    if packed:
+        last_bytes, last_ms = _run.unpack_from(packed, len(packed) - _run.size)
+        if last_ms == time_ms:
+            _run.pack_into(packed, len(packed) - _run.size, last_bytes + size_bytes, time_ms)
+            return
+    packed += _run.pack(size_bytes, time_ms)
+
+
+def unpack_runs(packed: PackedRuns) -> Runs:
+    """Runs as tuples."""
+    return list(_run.iter_unpack(packed))
 
 
 def end_of_runs_before(runs: Runs, time_ms: int) -> int | None:

@@ -9,6 +9,7 @@ from collections.abc import Container
 
 import apsw
 
+from unbroken.store.runs import unpack_runs
 from unbroken.store.sqlite.chunks import write_chunks
 from unbroken.store.sqlite.overlay import Overlay, Pending
 from unbroken.store.sqlite.records import STREAM_COLUMNS, state_to_row, unpack_former
@@ -73,8 +74,9 @@ def fold(db: apsw.Connection, pending: Pending, applied: int, overlay: Overlay) 
     if pending.state is None:
         _fold_deletion(db, pending, overlay)
         return
-    if pending.blocks:
-        write_chunks(db, pending.number, pending.base, b"".join(pending.blocks), pending.runs, grown=not pending.born)
+    if pending.data:
+        runs = unpack_runs(pending.runs)
+        write_chunks(db, pending.number, pending.base, bytes(pending.data), runs, grown=not pending.born)
     db.execute(_UPSERT_STREAM, (*state_to_row(pending.state), applied))
     for producer_id, producer in pending.producers.items():
         db.execute(_UPSERT_PRODUCER, (pending.number, producer_id, producer.epoch, producer.seq))

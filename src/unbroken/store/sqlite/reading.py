@@ -9,14 +9,14 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import apsw
 
 from unbroken.errors import StoreError
 from unbroken.protocol.producers import Producer
 from unbroken.protocol.stream import Record, StreamState
-from unbroken.store.base import Due, Hold
+from unbroken.store.base import Due, DueKind, Hold
 from unbroken.store.sqlite.chunks import find_time, read_chunks
 from unbroken.store.sqlite.records import STREAM_COLUMNS, read_journal, state_from_row
 from unbroken.store.sqlite.schema import DATABASE_NAME, rows
@@ -112,9 +112,7 @@ class Reader:
         query = "SELECT number, source_number, source_path FROM trash WHERE source_path IS NOT NULL"
         return [Hold(*row) for row in rows(self._db, query)]
 
-    def due(
-        self, kind: Literal["ttl_s", "expires_at_ms"], after: tuple[int, int], until: int, limit: int
-    ) -> Sequence[Due]:
+    def due(self, kind: DueKind, after: tuple[int, int], until: int, limit: int) -> Sequence[Due]:
         """See `unbroken.store.base.Store.due`."""
         key, number = after
         return [Due(*row) for row in rows(self._db, _DUE.format(kind=kind), until, key, key, number, limit)]

@@ -19,11 +19,11 @@ import itertools
 import logging
 import os
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Literal
 
 import apsw
 import msgspec
@@ -31,7 +31,7 @@ import msgspec
 from unbroken.errors import OutcomeUnknown, StorageFull, StoreError, StoreReadOnly, Unavailable, UnbrokenError
 from unbroken.protocol.producers import Producer
 from unbroken.protocol.stream import Addition, Creation, Deletion, Record, Reference, StreamState, apply
-from unbroken.store.base import Due, Hold
+from unbroken.store.base import Due, DueKind, Hold
 from unbroken.store.sqlite.checkpoint import Checkpointer
 from unbroken.store.sqlite.folding import choose, empty_trash, fold, return_space, trim_journal
 from unbroken.store.sqlite.overlay import Overlay, Pending
@@ -51,7 +51,7 @@ LARGE_BYTES = 256 * 1024
 RESERVE_BYTES = 16 * 1024 * 1024
 
 _FOLD_BYTES_PER_COMMIT = 1024 * 1024
-_FOLD_STREAMS_PER_COMMIT = 128
+_FOLD_STREAMS_PER_COMMIT = 64
 _FOLD_AGE_MS = 10_000
 _COMMITS_PER_CHORE = 16
 _CLOSE_S = 2.0
@@ -81,7 +81,8 @@ class SqliteStore:
         self._failure: UnbrokenError | None = None
         self._overlay = Overlay()
         self._staging = Staging()
-        self._states: dict[str, StreamState] = {}
+        self._due: dict[DueKind, list[Due]] = {}
+        self._states: OrderedDict[str, StreamState] = OrderedDict()
         self._journal_id = 0
         self._last_number = 0
         self._saved_number = 0
@@ -98,8 +99,6 @@ class SqliteStore:
         try:
             self._acquire(self._resources)
             self._recover()
-            while self._overlay.streams and await self._housekeep(streams=10_000, cost_bytes=16 * 1024 * 1024):
-                pass
         except BaseException as error:
             self._resources.close()
             if isinstance(error, apsw.Error | msgspec.DecodeError | Unavailable):
@@ -136,6 +135,7 @@ class SqliteStore:
             self._journal_id = journal_id
             for record in records:
                 self._replay(journal_id, record, states, applied)
+        self._due = _due_by_kind(self._overlay)
 
     def _replay(
         self, journal_id: int, record: Record, states: dict[int, StreamState | None], applied: dict[int, int]
@@ -223,11 +223,12 @@ class SqliteStore:
     def holds(self, limit: int) -> Sequence[Hold]:
         return list(self._overlay.holds.values())[:limit]
 
-    def due(
-        self, kind: Literal["ttl_s", "expires_at_ms"], after: tuple[int, int], until: int, limit: int
-    ) -> Sequence[Due]:
+    def due(self, kind: DueKind, after: tuple[int, int], until: int, limit: int) -> Sequence[Due]:
+        # Those that are folded meanwhile come twice, which does no harm.
+        unfolded = (due for due in self._due[kind] if (due.key, due.number) > after and due.key <= until)
         with self._reading():
-            return self._reader.due(kind, after, until, limit)
+            folded = self._reader.due(kind, after, until, limit)
+            return list(itertools.islice(heapq.merge(folded, unfolded), limit))
 
     def read_cached(self, number: int, start: int, end: int) -> bytes | None:
         pending = self._overlay.streams.get(number)
@@ -254,7 +255,7 @@ class SqliteStore:
 
     def _remember(self, path: str, state: StreamState) -> None:
         if len(self._states) >= _STATES_CACHED_MAX:
-            del self._states[next(iter(self._states))]
+            self._states.popitem(last=False)
         self._states[path] = state
 
     # --- writing -----------------------------------------------------------------------------------------------------
@@ -293,7 +294,8 @@ class SqliteStore:
             folded += ahead
             packed = pack([change.record for change in changes if change.record.number not in direct])
             write_journal(self._writer, journal_id, packed)
-            folded += self._fold_some(journal_id, len(packed), {pending.number for pending in folded})
+            grown = {change.record.number for change in changes}
+            folded += self._fold_some(journal_id, len(packed), len(grown), {pending.number for pending in folded})
             created = [change.record.number for change in changes if isinstance(change.record, Creation)]
             await self._finish(folded, journal_id, max(self._last_number, *created, 0))
         self._journal_id = journal_id
@@ -357,7 +359,7 @@ class SqliteStore:
             fold(self._writer, whole, journal_id, self._overlay)
         return direct, folded
 
-    def _fold_some(self, journal_id: int, inflow_bytes: int, but: set[int]) -> list[Pending]:
+    def _fold_some(self, journal_id: int, inflow_bytes: int, inflow_streams: int, but: set[int]) -> list[Pending]:
         """Fold a share with this commit while the overlay is over its budget: more than comes in."""
         overlay = self._overlay
         size = max(overlay.cost_bytes / self._overlay_bytes_max, len(overlay.streams) / OVERLAY_STREAMS_MAX)
@@ -365,9 +367,8 @@ class SqliteStore:
         if not self._over_budget:
             return [] if journal_id % _COMMITS_PER_CHORE else self._tidy(but)
         cost_bytes = max(_FOLD_BYTES_PER_COMMIT, 2 * inflow_bytes)
-        return self._fold(
-            choose(overlay, cost_bytes=cost_bytes, streams=_FOLD_STREAMS_PER_COMMIT, before_ms=None, but=but)
-        )
+        streams = max(_FOLD_STREAMS_PER_COMMIT, 5 * inflow_streams // 4)
+        return self._fold(choose(overlay, cost_bytes=cost_bytes, streams=streams, before_ms=None, but=but))
 
     def _tidy(self, but: set[int]) -> list[Pending]:
         """What would never be done if it waited for an idle moment: return the space of deleted streams."""
@@ -468,6 +469,18 @@ def _close(db: apsw.Connection) -> None:
         db.close()
     except apsw.Error as error:
         _log.warning("the database did not close cleanly, which loses nothing: %s", error)
+
+
+def _due_by_kind(overlay: Overlay) -> dict[DueKind, list[Due]]:
+    """The unfolded streams that have a lifetime, in order."""
+    found: dict[DueKind, list[Due]] = {"ttl_s": [], "expires_at_ms": []}
+    for pending in overlay.oldest():
+        if (state := pending.state) is not None and not state.gone:
+            if (ttl_s := state.lifetime.ttl_s) is not None:
+                found["ttl_s"].append(Due(ttl_s, state.number, state.path))
+            if (expires_at_ms := state.lifetime.expires_at_ms) is not None:
+                found["expires_at_ms"].append(Due(expires_at_ms, state.number, state.path))
+    return {kind: sorted(due) for kind, due in found.items()}
 
 
 def _with_large_body(changes: list[StagedChange]) -> set[int]:
