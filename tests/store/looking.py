@@ -9,7 +9,7 @@ from unbroken.protocol.producers import Producer
 from unbroken.protocol.stream import StreamState
 from unbroken.store.base import Hold, Store
 from unbroken.store.staged import Base, StagedTransaction
-from unbroken.testing.store_suite import read_stream
+from unbroken.testing.store_bench import read_stream
 
 __all__ = ["Contents", "contents"]
 

@@ -7,7 +7,8 @@ import asyncio
 from unbroken.protocol.commands import Command, Delete, Reclaim, Release
 from unbroken.protocol.lifetime import Lifetime
 from unbroken.protocol.producers import Producer, ProducerStamp
-from unbroken.testing.store_suite import Bench, StoreSuite, append, create, fork, read_own, settle
+from unbroken.testing.store_bench import Bench, append, create, fork, read_own, settle
+from unbroken.testing.store_suite import StoreSuite
 
 __all__ = ["StressSuite"]
 

@@ -20,7 +20,7 @@ from unbroken.store.sqlite.check import check
 from unbroken.store.sqlite.records import pack
 from unbroken.store.sqlite.schema import DATABASE_NAME
 from unbroken.testing.faults import FaultyDisk
-from unbroken.testing.store_suite import append, create, execute, fork
+from unbroken.testing.store_bench import append, create, execute, fork
 
 
 @pytest.fixture(autouse=True)

@@ -25,7 +25,7 @@ from unbroken.store.sqlite import store as sizes
 from unbroken.store.sqlite.check import check
 from unbroken.testing import ManualClock
 from unbroken.testing.faults import Fault, FaultyDisk, Operation, OperationKind
-from unbroken.testing.store_suite import append, create, execute, fork, read_stream, settle
+from unbroken.testing.store_bench import append, create, execute, fork, read_stream, settle
 
 FAILURES = {Fault.ERROR: StoreReadOnly, Fault.SHORT: StoreReadOnly, Fault.FULL: StorageFull}
 

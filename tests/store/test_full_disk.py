@@ -16,7 +16,7 @@ from unbroken.errors import OutcomeUnknown, StorageFull, StoreError
 from unbroken.store.sqlite import SqliteStore
 from unbroken.store.sqlite.check import check
 from unbroken.testing import RawConnection, connect, live_server
-from unbroken.testing.store_suite import append, create, execute, read_stream, settle
+from unbroken.testing.store_bench import append, create, execute, read_stream, settle
 
 MIB = 1024 * 1024
 DISK_BYTES = 40 * MIB

@@ -35,7 +35,7 @@ from unbroken.store.memory import MemoryStore
 from unbroken.store.sqlite import SqliteStore, store
 from unbroken.store.sqlite.check import check
 from unbroken.testing.faults import FaultyDisk
-from unbroken.testing.store_suite import NOW, settle, write
+from unbroken.testing.store_bench import NOW, settle, write
 
 PATHS = ("/a", "/b", "/c", "/d", "/e")
 PRODUCERS = ("p", "q")

@@ -25,7 +25,7 @@ from unbroken.store.sqlite import SqliteStore
 from unbroken.store.sqlite.check import check
 from unbroken.store.sqlite.schema import DATABASE_NAME
 from unbroken.testing.faults import FaultyDisk, Operation
-from unbroken.testing.store_suite import append, create, execute, fork, read_stream, settle
+from unbroken.testing.store_bench import append, create, execute, fork, read_stream, settle
 
 
 def assert_sound(directory: Path) -> None:

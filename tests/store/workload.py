@@ -12,7 +12,7 @@ from unbroken.protocol.lifetime import Lifetime
 from unbroken.protocol.producers import ProducerStamp
 from unbroken.store.base import Store
 from unbroken.store.memory import MemoryStore
-from unbroken.testing.store_suite import append, create, execute, fork
+from unbroken.testing.store_bench import append, create, execute, fork
 
 __all__ = ["Workload", "look", "workload"]
 

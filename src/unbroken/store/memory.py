@@ -68,8 +68,11 @@ class MemoryStore:
         return self.read_cached(number, start, end)
 
     async def find_time(self, number: int, end: int, time_ms: int) -> int | None:
-        size_bytes = end_of_runs_before(self._runs.get(number, []), time_ms)
-        return None if size_bytes is None else min(self._bytes[number][0] + size_bytes, end)
+        if number not in self._runs:
+            return None
+        first = self._bytes[number][0]
+        size_bytes = end_of_runs_before(self._runs[number], time_ms, end - first)
+        return None if size_bytes is None else first + size_bytes
 
     def due(self, kind: DueKind, after: tuple[int, int], until: int, limit: int) -> Sequence[Due]:
         return ()  # nothing was there when it was opened

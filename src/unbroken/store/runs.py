@@ -60,12 +60,14 @@ def unpack_runs(packed: PackedRuns) -> Runs:
     return list(_run.iter_unpack(packed))
 
 
-def end_of_runs_before(runs: Runs, time_ms: int) -> int | None:
-    """Bytes up to the end of the last run that was committed before a time; None if there is none."""
+def end_of_runs_before(runs: Runs, time_ms: int, limit_bytes: int) -> int | None:
+    """Bytes up to the end of the last that was committed before a time, of the first so many; None if there is none."""
     found = None
     position = 0
     for size_bytes, run_ms in runs:
+        if position >= limit_bytes:
+            break
         position += size_bytes
         if run_ms < time_ms:
-            found = position
+            found = min(position, limit_bytes)
     return found

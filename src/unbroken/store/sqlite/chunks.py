@@ -131,9 +131,11 @@ def read_chunks(db: apsw.Connection, number: int, start: int, buffer: memoryview
 
 def find_time(db: apsw.Connection, number: int, end: int, time_ms: int) -> int | None:
     """The position after the last byte below ``end`` that was committed before a time; None if there is none."""
-    found = rows(db, _LAST_BEFORE, number, end, time_ms)
-    if not found:
-        return None
-    start, least_ms, times, size_bytes = found[0]
-    passed_bytes = end_of_runs_before(unpack_times(least_ms, times, size_bytes), time_ms)
-    return None if passed_bytes is None else min(start + passed_bytes, end)
+    while found := rows(db, _LAST_BEFORE, number, end, time_ms):
+        start: int = found[0][0]
+        _, least_ms, times, size_bytes = found[0]
+        passed_bytes = end_of_runs_before(unpack_times(least_ms, times, size_bytes), time_ms, end - start)
+        if passed_bytes is not None:
+            return start + passed_bytes
+        end = start  # the byte that makes it so early lies beyond the end
+    return None

@@ -98,9 +98,8 @@ class Pending(msgspec.Struct, gc=False, eq=False):
 
     def find_time(self, end: int, time_ms: int) -> int | None:
         """The position after the last byte below ``end`` that was committed before a time, if there is one."""
-        if end <= self.base or (size_bytes := end_of_runs_before(unpack_runs(self.runs), time_ms)) is None:
-            return None
-        return min(self.base + size_bytes, end)
+        size_bytes = end_of_runs_before(unpack_runs(self.runs), time_ms, end - self.base)
+        return None if size_bytes is None else self.base + size_bytes
 
 
 class Overlay:
