@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -25,6 +26,7 @@ _log = logging.getLogger("unbroken.server")
 _GRACE_S = 2
 _KEEP_ALIVE_S = 75
 _BACKLOG = 2048
+_GC_THRESHOLD = 20_000
 
 
 class _Server(uvicorn.Server):
@@ -72,6 +74,7 @@ async def _serve(settings: Settings) -> None:
     app = create_app(settings, watch_signals=False)
     # Listening comes after the store is open: whoever connects is served.
     async with app.lifespan():
+        _collect_garbage_seldom()
         listener = _listen(settings.host, settings.port)
         server = _Server(
             uvicorn.Config(
@@ -90,6 +93,13 @@ async def _serve(settings: Settings) -> None:
         server.on_started = lambda: _greet(settings, listener)
         _stop_on_signals(server, app)
         await server.serve(sockets=[listener])
+
+
+def _collect_garbage_seldom() -> None:
+    """Requests leave hardly any cycles behind, and looking for them took 8 of 54 us of each append measured."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GC_THRESHOLD)
 
 
 def _listen(host: str, port: int) -> socket.socket:
