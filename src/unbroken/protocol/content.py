@@ -11,6 +11,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
@@ -67,6 +68,7 @@ class Content(NamedTuple):
 EMPTY = Content(b"")
 
 
+@lru_cache(maxsize=1024)
 def media_type(content_type: str) -> str:
     """The type without parameters, in lower case: what two content types are compared by (RFC 9110 section 8.3.1)."""
     return content_type.partition(";")[0].strip().lower()

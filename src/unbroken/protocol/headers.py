@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote_plus
 
@@ -59,7 +60,8 @@ def field(fields: Fields, name: bytes) -> str | None:
 
 def is_true(fields: Fields, name: bytes) -> bool:
     """Whether a flag header is present with the value ``true`` in any case; every other value counts as absent."""
-    return fields.get(name, b"").strip().lower() == b"true"
+    value = fields.get(name)
+    return value is not None and value.strip().lower() == b"true"
 
 
 def parse_integer(text: str, name: str, *, maximum: int = PRODUCER_INTEGER_MAX) -> int:
@@ -80,8 +82,12 @@ def parse_content_type(fields: Fields) -> str | None:
         InvalidHeader: not of the form type/subtype, or over 256 characters.
     """
     text = field(fields, b"content-type")
-    if not text:
-        return None
+    return _check_media_type(text) if text else None
+
+
+@lru_cache(maxsize=256)
+def _check_media_type(text: str) -> str:
+    """All requests name one of a few; errors are not remembered, so what is kept is short."""
     if len(text) > _VALUE_CHARS_MAX or not _MEDIA_TYPE.fullmatch(text):
         raise InvalidHeader("Content-Type must be a media type such as text/plain")
     return text

@@ -7,6 +7,7 @@ a problem document, with the same headers as any other response.
 from __future__ import annotations
 
 import logging
+from functools import lru_cache
 from urllib.parse import quote
 
 from unbroken.engine.engine import Engine
@@ -37,6 +38,8 @@ __all__ = ["App"]
 
 _log = logging.getLogger("unbroken.server")
 _SUB_OFFSET_MAX = 10**15
+_HEALTH = "/-/health"
+_READY = "/-/ready"
 
 
 class App:
@@ -84,10 +87,9 @@ class App:
     async def _route(self, request: Request) -> Response:
         if request.method == "OPTIONS":
             return self._cors.preflight()
-        path = _below(decode_target(request.target), request.roots)
+        path = _locate(request.target, request.roots)
         if path.startswith("/-/"):
             return self._reserved(path)
-        path = parse_path(path)
         method = request.method
         self._cors.check_write(method, request.fields)
         if method == "POST":
@@ -104,15 +106,13 @@ class App:
 
     def _reserved(self, path: str) -> Response:
         headers: Headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
-        if path == "/-/health":
+        if path == _HEALTH:
             return Response(200, headers, b'{"status":"ok"}')
-        if path == "/-/ready":
-            if self.engine.store.failure is not None:
-                raise self.engine.store.failure
-            if self.engine.draining:
-                raise Draining
-            return Response(200, headers, b'{"status":"ready"}')
-        raise StreamNotFound("there is nothing at this reserved path")
+        if self.engine.store.failure is not None:
+            raise self.engine.store.failure
+        if self.engine.draining:
+            raise Draining
+        return Response(200, headers, b'{"status":"ready"}')
 
     async def _create(self, request: Request, path: str) -> Response:
         fields = request.fields
@@ -206,6 +206,20 @@ class App:
         if state.lifetime.expires_at_ms is not None:
             headers.append((b"stream-expires-at", format_expires_at(state.lifetime.expires_at_ms).encode()))
         return Response(200, headers)
+
+
+@lru_cache(maxsize=8192)
+def _locate(target: bytes, roots: tuple[str, ...]) -> str:
+    """Which path a request target names: a stream's, or a reserved one that there is.
+
+    Errors are not remembered, so all that is kept has the bounded length of a path.
+    """
+    path = _below(decode_target(target), roots)
+    if not path.startswith("/-/"):
+        return parse_path(path)
+    if path not in (_HEALTH, _READY):
+        raise StreamNotFound("there is nothing at this reserved path")
+    return path
 
 
 def _below(path: str, roots: tuple[str, ...]) -> str:

@@ -23,6 +23,8 @@ _ALWAYS: Headers = [
     (b"cross-origin-resource-policy", b"cross-origin"),
 ]
 _EXPOSE = (b"access-control-expose-headers", RESPONSE_HEADERS.encode())
+_ANY: Headers = [*_ALWAYS, (b"access-control-allow-origin", b"*"), _EXPOSE]
+_NOT_ALLOWED: Headers = [*_ALWAYS, (b"vary", b"Origin")]
 _PREFLIGHT: Headers = [
     (b"allow", ALLOWED_METHODS.encode()),
     (b"access-control-allow-methods", ALLOWED_METHODS.encode()),
@@ -63,12 +65,12 @@ class CorsPolicy:
         raise OriginNotAllowed("pages of this origin may not write; the server's --cors-origin names those that may")
 
     def headers(self, fields: Fields) -> Headers:
-        """Headers for any response to this request."""
+        """Headers for any response to this request; to be copied, not changed."""
         if self._any:
-            return [*_ALWAYS, (b"access-control-allow-origin", b"*"), _EXPOSE]
+            return _ANY
         origin = fields.get(b"origin")
         if origin is None or not self.allows(origin.decode("latin-1")):
-            return [*_ALWAYS, (b"vary", b"Origin")]
+            return _NOT_ALLOWED
         return [*_ALWAYS, (b"vary", b"Origin"), (b"access-control-allow-origin", origin), _EXPOSE]
 
     def preflight(self) -> Response:
