@@ -19,7 +19,7 @@ from urllib.parse import quote
 from unbroken.engine.engine import Engine
 from unbroken.errors import StoreError
 from unbroken.server.app import App
-from unbroken.server.http import ClientGone, Request, Response
+from unbroken.server.http import ClientGone, Request, Response, join_fields
 from unbroken.server.settings import Settings
 
 __all__ = ["AsgiApp", "AsgiRequest", "Receive", "Scope", "Send"]
@@ -51,7 +51,7 @@ class AsgiApp:
 
     def __init__(self, engine: Engine, settings: Settings, *, watch_signals: bool = True) -> None:
         self.engine = engine
-        self._app = App(engine, settings)
+        self.app = App(engine, settings)
         self._watch_signals = watch_signals
 
     @asynccontextmanager
@@ -66,14 +66,14 @@ class AsgiApp:
         except StoreError as error:
             _log.error("%s", error)
             raise
-        self._app.started = True
+        self.app.started = True
         restore = self._chain_signals() if self._watch_signals else None
         try:
             yield
         finally:
             if restore is not None:
                 restore()
-            self._app.started = False
+            self.app.started = False
             await self.engine.stop()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -124,7 +124,7 @@ class AsgiApp:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = AsgiRequest(scope, receive)
         try:
-            await _send_response(request, await self._app.handle(request), send)
+            await _send_response(request, await self.app.handle(request), send)
         except ClientGone:
             pass
         finally:
@@ -135,20 +135,14 @@ class AsgiRequest(Request):
     """A request out of an ASGI scope."""
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
-        fields: dict[bytes, bytes] = {}
-        repeated: dict[bytes, list[bytes]] = {}
-        for name, value in scope["headers"]:
-            if name in fields:
-                repeated.setdefault(name, [fields[name]]).append(value)
-            fields[name] = value
-        for name, values in repeated.items():
-            fields[name] = b", ".join(values)
-        target = scope.get("raw_path") or quote(scope["path"]).encode()
-        root = scope.get("root_path", "").rstrip("/")
-        # Behind a proxy that strips its prefix, Starlette's mounts count that prefix in root_path although the path
-        # does not have it; what it was before the mount is in app_root_path.
-        roots = (root, root.removeprefix(scope.get("app_root_path", "").rstrip("/")))
-        super().__init__(scope["method"], target, roots, scope["query_string"], scope.get("scheme", "http"), fields)
+        super().__init__(
+            scope["method"],
+            scope.get("raw_path") or quote(scope["path"]).encode(),
+            _roots(scope) if scope.get("root_path") else _NO_ROOTS,
+            scope["query_string"],
+            scope.get("scheme", "http"),
+            join_fields(scope["headers"]),
+        )
         self._receive = receive
         self._complete = False
         self._watcher: asyncio.Task[None] | None = None
@@ -175,6 +169,19 @@ class AsgiRequest(Request):
         """The response has been sent, or never will be."""
         if self._watcher is not None:
             self._watcher.cancel()
+
+
+_NO_ROOTS = ("",)
+
+
+def _roots(scope: Scope) -> tuple[str, ...]:
+    """The prefixes under which the application may be mounted.
+
+    Behind a proxy that strips its prefix, Starlette's mounts count that prefix in root_path although the path does not
+    have it; what it was before the mount is in app_root_path.
+    """
+    root: str = scope["root_path"].rstrip("/")
+    return (root, root.removeprefix(scope.get("app_root_path", "").rstrip("/")))
 
 
 async def _send_response(request: AsgiRequest, response: Response, send: Send) -> None:

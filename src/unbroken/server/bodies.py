@@ -41,8 +41,11 @@ class BodyReader:
             raise BodyTooLarge(self.max_bytes)
         body = Body(self)
         try:
-            while (part := await self._next_part(request)) is not None:
-                body.add(part)
+            if request.arrived is not None:
+                # Nothing to wait for, so no timer, which would cost as much as all the rest of this.
+                body.add(request.arrived)
+            else:
+                await self._receive(request, body)
             self._check_whole(request, declared, body)
         except BaseException:
             body.release()
@@ -57,10 +60,13 @@ class BodyReader:
         if short or lost:
             raise InvalidBody("the body did not arrive; send the request without an Upgrade header")
 
-    async def _next_part(self, request: Request) -> bytes | None:
+    async def _receive(self, request: Request, body: Body) -> None:
+        now_s = asyncio.get_running_loop().time
         try:
-            async with asyncio.timeout(self._idle_timeout_s):
-                return await request.next_part()
+            async with asyncio.timeout(self._idle_timeout_s) as patience:
+                while (part := await request.next_part()) is not None:
+                    body.add(part)
+                    patience.reschedule(now_s() + self._idle_timeout_s)
         except TimeoutError:
             raise RequestTimeout(f"no byte of the body arrived for {self._idle_timeout_s:g} s") from None
 
@@ -81,6 +87,8 @@ class BodyReader:
 
 class Body:
     """A body in flight."""
+
+    __slots__ = ("_data", "_reader", "_size_bytes")
 
     def __init__(self, reader: BodyReader) -> None:
         self._reader = reader

@@ -6,14 +6,25 @@ An adapter (`unbroken.server.asgi`) turns what its server hands it into a `Reque
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NamedTuple
 
 from unbroken.protocol.headers import Fields
 
-__all__ = ["ClientGone", "Headers", "Request", "Response"]
+__all__ = ["ClientGone", "Headers", "Request", "Response", "join_fields"]
 
 Headers = list[tuple[bytes, bytes]]
+
+
+def join_fields(headers: Sequence[tuple[bytes, bytes]]) -> Fields:
+    """Headers by name; the values of a repeated one joined (RFC 9110 section 5.3)."""
+    fields = dict(headers)
+    if len(fields) == len(headers):
+        return fields
+    values: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        values.setdefault(name, []).append(value)
+    return {name: b", ".join(several) for name, several in values.items()}
 
 
 class ClientGone(Exception):
@@ -30,10 +41,18 @@ class Request(ABC):
         query: what follows the question mark, raw.
         scheme: ``http`` or ``https``.
         fields: the headers.
+        arrived: the whole body, if it is there already; `next_part` is not to be called then.
     """
 
     def __init__(
-        self, method: str, target: bytes, roots: tuple[str, ...], query: bytes, scheme: str, fields: Fields
+        self,
+        method: str,
+        target: bytes,
+        roots: tuple[str, ...],
+        query: bytes,
+        scheme: str,
+        fields: Fields,
+        arrived: bytes | None = None,
     ) -> None:
         self.method = method
         self.target = target
@@ -41,6 +60,7 @@ class Request(ABC):
         self.query = query
         self.scheme = scheme
         self.fields = fields
+        self.arrived = arrived
 
     @abstractmethod
     async def next_part(self) -> bytes | None:
