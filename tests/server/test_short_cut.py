@@ -1,0 +1,160 @@
+"""Appends that come in one packet are answered past ASGI; nothing about the answer may tell."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from tests.server.conftest import Serve
+from tests.server.site import JSON, TEXT, offset, producer, until
+from unbroken.server.asgi import AsgiApp, Receive, Scope, Send
+from unbroken.server.connection import Connection
+from unbroken.server.settings import Settings
+from unbroken.testing import RawResponse, connect, encode_request, live_server
+
+
+@pytest.fixture
+def past_asgi(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The methods of the requests that did take the way through ASGI, as they come."""
+    methods: list[str] = []
+    call = AsgiApp.__call__
+
+    async def noting(app: AsgiApp, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            methods.append(scope["method"])
+        await call(app, scope, receive, send)
+
+    monkeypatch.setattr(AsgiApp, "__call__", noting)
+    return methods
+
+
+@pytest.fixture
+def connections(monkeypatch: pytest.MonkeyPatch) -> list[Connection]:
+    """The server's connections, in the order in which they are made."""
+    made: list[Connection] = []
+    connection_made = Connection.connection_made
+
+    def noting(connection: Connection, transport: asyncio.Transport) -> None:
+        made.append(connection)
+        connection_made(connection, transport)
+
+    monkeypatch.setattr(Connection, "connection_made", noting)
+    return made
+
+
+_APPENDS: dict[str, tuple[str, dict[str, str], bytes]] = {
+    "append": ("/a", TEXT, b"hello"),
+    "by a producer": ("/a", {**TEXT, **producer("p", 0, 0)}, b"hello"),
+    "producer's gap": ("/a", {**TEXT, **producer("p", 0, 5)}, b"hello"),
+    "append and close": ("/a", {**TEXT, "stream-closed": "true"}, b"hello"),
+    "close": ("/a", {"stream-closed": "true"}, b""),
+    "to a closed stream": ("/closed", TEXT, b"hello"),
+    "JSON": ("/json", JSON, b'[{"n":1},2]'),
+    "broken JSON": ("/json", JSON, b"[1,"),
+    "another content type": ("/a", JSON, b"1"),
+    "no content type": ("/a", {}, b"hello"),
+    "no body": ("/a", TEXT, b""),
+    "no stream": ("/nothing", TEXT, b"hello"),
+    "bad path": ("/a//b", TEXT, b"hello"),
+    "reserved path": ("/-/health", TEXT, b"hello"),
+    "nothing at a reserved path": ("/-/x", TEXT, b"hello"),
+    "escaped path": ("/%61?x=y", TEXT, b"hello"),
+    "path that is not ASCII": ("/ä", TEXT, b"hello"),
+    "whole URL": ("http://streams.test/a", TEXT, b"hello"),
+    "URL without a path": ("http://streams.test", TEXT, b"hello"),
+    "bad header": ("/a", {**TEXT, "stream-seq": ""}, b"hello"),
+    "page of this machine": ("/a", {**TEXT, "origin": "http://localhost:3000"}, b"hello"),
+    "page of another": ("/a", {**TEXT, "origin": "https://evil.test"}, b"hello"),
+    "too large": ("/a", TEXT, b"x" * 2000),
+    "connection to be closed": ("/a", {**TEXT, "connection": "close"}, b"hello"),
+    "behind a proxy": ("/a", {**TEXT, "x-forwarded-proto": "https"}, b"hello"),
+}
+
+
+async def _answer(target: str, fields: dict[str, str], body: bytes) -> tuple[RawResponse, bytes]:
+    """The answer to an append, but for its date, and what the stream holds then."""
+    async with live_server(settings=Settings(max_body=1024)) as server, connect(*server.address) as other:
+        for path, with_fields in (("/a", TEXT), ("/json", JSON), ("/closed", {**TEXT, "stream-closed": "true"})):
+            assert (await other.request("PUT", path, with_fields)).status == 201
+        async with connect(*server.address) as connection:
+            response = await connection.request("POST", target, fields, body)
+        stored = await other.request("GET", "/json" if target == "/json" else "/a")
+        shown = tuple(sorted(field for field in response.fields if field[0] != "date"))
+        return replace(response, fields=shown), stored.body
+
+
+@pytest.mark.parametrize("name", _APPENDS)
+async def test_answer_is_that_of_the_long_way(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    short = await _answer(*_APPENDS[name])
+    monkeypatch.setattr(Connection, "_takes_short_cut", lambda *_: False)
+    assert short == await _answer(*_APPENDS[name])
+
+
+async def test_append_in_one_packet_takes_it(serve: Serve, past_asgi: list[str]) -> None:
+    async with serve() as site, site.connect() as connection:
+        await site.create("/a", TEXT)
+        for _ in range(3):
+            assert (await connection.request("POST", "/a", TEXT, b"x")).status == 204
+        assert past_asgi == ["PUT"]
+        assert (await site.get("/a")).body == b"xxx"
+
+
+async def test_body_that_comes_later(serve: Serve, past_asgi: list[str]) -> None:
+    async with serve() as site, site.connect() as connection:
+        await site.create("/a", TEXT)
+        await connection.send(encode_request("POST", "/a", {**TEXT, "content-length": "10"}) + b"01234")
+        await until(lambda: past_asgi == ["PUT", "POST"])  # it is being read
+        await connection.send(b"56789")
+        assert (await connection.read_response())["stream-next-offset"] == offset(1, 10)
+        assert (await connection.request("GET", "/a")).body == b"0123456789"
+
+
+async def test_full_buffers_are_waited_for(serve: Serve, past_asgi: list[str], connections: list[Connection]) -> None:
+    """A client that does not read its answers: the long way waits until it does."""
+    async with serve() as site, site.connect() as connection:
+        await site.create("/a", TEXT)
+        connections[0].pause_writing()
+        await connection.send(encode_request("POST", "/a", TEXT, b"x"))
+        await until(lambda: past_asgi == ["PUT", "POST"])
+        connections[0].resume_writing()
+        assert (await connection.read_response()).status == 204
+
+
+async def test_pipelined_requests_are_answered_in_order(serve: Serve) -> None:
+    append = encode_request("POST", "/a", TEXT, b"x")
+    async with serve() as site, site.connect() as connection:
+        await site.create("/a", TEXT)
+        await connection.send(append + append + encode_request("GET", "/a") + append)
+        tails = [(await connection.read_response())["stream-next-offset"] for _ in range(4)]
+        assert tails == [offset(1, 1), offset(1, 2), offset(1, 2), offset(1, 3)]
+        # A request that is broken off does not keep the one before it from being made.
+        await connection.send(append + append[:-1])
+        assert (await connection.read_response())["stream-next-offset"] == offset(1, 4)
+        await connection.send(append[-1:])
+        assert (await connection.read_response())["stream-next-offset"] == offset(1, 5)
+
+
+async def test_server_that_ends_says_so(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, connections: list[Connection]
+) -> None:
+    """An append under way when the server is told to end is answered, and the connection closed."""
+    entered, go_on = asyncio.Event(), asyncio.Event()
+    async with serve() as site, site.connect() as connection:
+        await site.create("/a", TEXT)
+        execute = site.engine.execute
+
+        async def slowly(command: object) -> object:
+            entered.set()
+            await go_on.wait()
+            return await execute(command)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(site.engine, "execute", slowly)
+        await connection.send(encode_request("POST", "/a", TEXT, b"hello"))
+        await entered.wait()
+        connections[0].shutdown()
+        go_on.set()
+        response = await connection.read_response()
+        assert (response.status, response["connection"]) == (204, "close")
+        assert await connection.read_eof() == b""
