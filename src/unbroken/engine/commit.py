@@ -18,6 +18,7 @@ from unbroken.engine.expiry import Expiry
 from unbroken.engine.upload import Queued, Upload, is_large
 from unbroken.errors import Draining, OutcomeUnknown, Overloaded, UnbrokenError
 from unbroken.protocol.commands import Append, Command, Create, Outcome, Release
+from unbroken.protocol.lifetime import Instant
 from unbroken.protocol.stream import Decision, Record, Reference, Situation, StreamState, decide
 from unbroken.store.base import Store, Transaction
 
@@ -160,13 +161,14 @@ class Committer:
             if self._store.failure is not None:
                 raise self._store.failure
             upload = self._upload
+            now = self._clock.now()  # a batch is decided at one moment
             async with self._store.transaction(_paths(batch, upload)) as transaction:
                 for number in self._abandoned:
                     transaction.unstage(number)
                 self._abandoned.clear()
-                if upload is not None and not self._go_on(upload, transaction):
+                if upload is not None and not self._go_on(upload, transaction, now):
                     batch.append(upload.decided_last())
-                outcomes.extend(self._carry_out(queued, transaction, changes) for queued in batch)
+                outcomes.extend(self._carry_out(queued, transaction, now, changes) for queued in batch)
         except Exception as error:
             self._fail(batch, error)
             return
@@ -179,8 +181,10 @@ class Committer:
             if not queued.done.done():
                 queued.done.set_result(outcome)
 
-    def _carry_out(self, queued: Queued, transaction: Transaction, changes: list[Change]) -> Outcome:
-        decision = self._decide(queued.command, transaction, queued.time_ms)
+    def _carry_out(self, queued: Queued, transaction: Transaction, now: Instant, changes: list[Change]) -> Outcome:
+        if queued.time_ms is not None:
+            now = now._replace(wall_ms=queued.time_ms)
+        decision = self._decide(queued.command, transaction, now)
         for record in decision.records:
             path = _path_of(queued.command, record)
             changes.append(Change(path, record, transaction.state(path)))
@@ -197,7 +201,7 @@ class Committer:
             if not queued.done.done():
                 queued.done.set_exception(failure)
 
-    def _go_on(self, upload: Upload, transaction: Transaction) -> bool:
+    def _go_on(self, upload: Upload, transaction: Transaction, now: Instant) -> bool:
         """Write the next piece of a large append.
 
         Returns:
@@ -205,7 +209,7 @@ class Committer:
         """
         command = upload.queued.command
         if not upload.begun:
-            for record in self._decide(command, transaction).records:
+            for record in self._decide(command, transaction, now).records:
                 upload.begin(record)
         state = transaction.state(command.path)
         replaced = state is None or state.number != upload.number or state.gone
@@ -229,10 +233,7 @@ class Committer:
         self._queue.extendleft(reversed(upload.held))
         self._upload = None
 
-    def _decide(self, command: Command, transaction: Transaction, time_ms: int | None = None) -> Decision:
-        now = self._clock.now()
-        if time_ms is not None:
-            now = now._replace(wall_ms=time_ms)
+    def _decide(self, command: Command, transaction: Transaction, now: Instant) -> Decision:
         target = self._expiry.view(transaction.state(command.path), now)
         if isinstance(command, Append):
             stamp, state = command.producer, target.state
