@@ -13,19 +13,21 @@ from typing import cast
 
 import apsw
 
+from benchmarks import nginx
 from benchmarks.processes import Process, running
 
 __all__ = [
     "FLOOR",
     "GENERATOR",
     "MEMORY",
+    "NGINX",
     "NODE_FILES",
     "NODE_MEMORY",
     "PARSER",
     "SQLITE",
     "Contender",
     "commit_sizes",
-    "install_node",
+    "left_out",
     "newest_commit",
 ]
 
@@ -75,6 +77,7 @@ PARSER = Contender("HTTP parser and nothing else", _floor("parser"), stores=Fals
 FLOOR = Contender("handler that does nothing", _floor("asgi"), stores=False)
 MEMORY = Contender("Unbroken, memory", _unbroken("memory"))
 SQLITE = Contender("Unbroken, sqlite", _unbroken("sqlite"), ("--data-dir", "{}"))
+NGINX = Contender("nginx, static files", [sys.executable, "-m", "benchmarks.nginx"], ("{}",))
 NODE_MEMORY = Contender("Node reference, memory", _NODE)
 NODE_FILES = Contender("Node reference, file store", _NODE, ("{}",))
 
@@ -102,12 +105,17 @@ def _journal(directory: Path, after: int) -> list[tuple[int, int]]:
         connection.close()
 
 
-def install_node() -> str:
-    """Install the reference server beside this file, if it is not there.
+def left_out() -> dict[str, str]:
+    """The contenders that cannot be measured here, by name, and why.
 
-    Returns:
-        Why it cannot be measured; empty if it can.
+    Installs the Node.js reference server beside this file, if it is not there.
     """
+    no_node, no_nginx = _install_node(), nginx.missing()
+    reasons = {NODE_MEMORY.name: no_node, NODE_FILES.name: no_node, NGINX.name: no_nginx}
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
+def _install_node() -> str:
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:
         return "Node.js with npm is not there"

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import apsw
 
+from benchmarks import nginx
+
 __all__ = ["describe", "durable_directory"]
 
 _LIBRARIES = ("unbroken", "uvicorn", "httptools", "uvloop", "msgspec", "apsw")
@@ -33,6 +35,7 @@ def describe(directory: Path) -> dict[str, str]:
         "SQLite": apsw.sqlite_lib_version(),
         "Libraries": ", ".join(f"{name} {_version(name)}" for name in _LIBRARIES),
         "Node.js": _node_version(),
+        "nginx": nginx.version(),
         "Load before the run": f"{os.getloadavg()[0]:.2f} (1 minute)",
     }
 

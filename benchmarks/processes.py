@@ -19,17 +19,20 @@ __all__ = [
     "LOAD_CPU",
     "SERVER_CPU",
     "Fsyncs",
+    "Memory",
     "Process",
     "Usage",
     "counting_fsyncs",
+    "kill",
+    "memory",
     "run_pinned",
     "running",
     "usage",
 ]
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-_START_S = 20.0
-_STOP_S = 15.0
+_START_S = 120.0
+_STOP_S = 60.0
 _LISTENING = re.compile(rb"listening on http://127\.0\.0\.1:(\d+)")
 
 _cpus = sorted(os.sched_getaffinity(0))
@@ -71,10 +74,33 @@ def usage(pid: int, cpu: int) -> Usage:
 
 
 class Process(NamedTuple):
-    """A server that listens on a port of the loopback interface."""
+    """A server that listens on a port of the loopback interface.
+
+    Args:
+        pid: of the process.
+        port: where it listens.
+        began_s: when it was executed, on the clock of `time.perf_counter`.
+        start_s: how long it took from then until it said that it listens.
+    """
 
     pid: int
     port: int
+    began_s: float
+    start_s: float
+
+
+class Memory(NamedTuple):
+    """What a process has in memory: all of it, and what is not backed by a file."""
+
+    resident_bytes: int
+    anonymous_bytes: int
+
+
+def memory(pid: int) -> Memory:
+    """What a process has in memory now."""
+    lines = dict(line.split(":") for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    resident, anonymous = (1024 * int(lines[name].removesuffix("kB")) for name in ("VmRSS", "RssAnon"))
+    return Memory(resident, anonymous)
 
 
 @contextlib.contextmanager
@@ -98,6 +124,7 @@ def running(command: Sequence[str], directory: Path) -> Iterator[Process]:
     Raises:
         RuntimeError: it did not start.
     """
+    began_s = time.perf_counter()
     with (
         tempfile.TemporaryFile() as errors,
         _pinned(SERVER_CPU),
@@ -109,7 +136,7 @@ def running(command: Sequence[str], directory: Path) -> Iterator[Process]:
             if port is None:
                 errors.seek(0)
                 raise RuntimeError(f"{command[0]} did not start: {errors.read()[-2000:].decode(errors='replace')}")
-            yield Process(child.pid, port)
+            yield Process(child.pid, port, began_s, time.perf_counter() - began_s)
         finally:
             _end(child)
 
@@ -138,6 +165,11 @@ def _end(child: subprocess.Popen[bytes]) -> None:
         child.wait(_STOP_S)
     except subprocess.TimeoutExpired:
         child.kill()
+
+
+def kill(process: Process) -> None:
+    """End a server at once, as a crash would."""
+    os.kill(process.pid, signal.SIGKILL)
 
 
 def run_pinned(command: Sequence[str], cpu: int, given: bytes, timeout_s: float) -> bytes:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from benchmarks.scenarios import Figures, Scenario
+from benchmarks.scenarios import Fact, Figures, Scenario
 
-__all__ = ["Comparison", "Rounds", "compare", "comparisons", "medians", "table"]
+__all__ = ["Comparison", "Rounds", "compare", "comparisons", "fact_table", "medians", "table"]
 
 Rounds = Sequence[Mapping[str, Figures]]
 """Of one scenario: figures by name, for each round."""
@@ -17,10 +17,12 @@ Rounds = Sequence[Mapping[str, Figures]]
 _COLUMNS: Sequence[tuple[str, str, str]] = (
     ("p50 ms", "p50_ms", ".2f"),
     ("p99 ms", "p99_ms", ".2f"),
+    ("longest ms", "longest_ms", ".2f"),
     ("server CPU µs", "cpu_us", ".1f"),
     ("commits", "commits", ".3f"),
     ("fsyncs", "fsyncs", ".3f"),
     ("written B/B", "written", ".2f"),
+    ("beside/s", "beside", ",.1f"),
     ("generator", "load_cpu", ".0%"),
     ("others", "others", ".0%"),
 )
@@ -47,10 +49,12 @@ class Comparison(msgspec.Struct):
     Args:
         rate: of their rates.
         cpu: of what they used of the processor for the same thing; less disturbed by other programs than the rate.
+        p50_us: not a ratio: by how many microseconds the median latency is longer.
     """
 
     rate: float
     cpu: float | None
+    p50_us: float | None
 
 
 def compare(rounds: Rounds, name: str, other: str) -> Comparison | None:
@@ -60,7 +64,16 @@ def compare(rounds: Rounds, name: str, other: str) -> Comparison | None:
     if not rates:
         return None
     cpu = [mine.cpu_us / theirs.cpu_us for mine, theirs in both if mine.cpu_us and theirs.cpu_us]
-    return Comparison(statistics.median(rates), statistics.median(cpu) if cpu else None)
+    p50_us = [
+        1000 * (mine.p50_ms - theirs.p50_ms)
+        for mine, theirs in both
+        if mine.p50_ms is not None and theirs.p50_ms is not None
+    ]
+    return Comparison(statistics.median(rates), _median_of(cpu), _median_of(p50_us))
+
+
+def _median_of(values: Sequence[float]) -> float | None:
+    return statistics.median(values) if values else None
 
 
 def comparisons(rounds: Rounds, pairs: Sequence[tuple[str, str]]) -> dict[str, Comparison]:
@@ -79,6 +92,13 @@ def table(scenario: Scenario, rounds: Rounds) -> str:
         cells = [_cell(getattr(row, key), shape) for _, key, shape in columns]
         compared = compare(rounds, name, base)
         lines.append([name, f"{row.rate:,.0f}", _cell(compared.rate if compared else None, ".2f"), *cells])
+    return _markdown(lines)
+
+
+def fact_table(facts: Mapping[str, Fact]) -> str:
+    """A table in Markdown: a row for each fact."""
+    lines = [["", "", ""]]
+    lines += [[fact.title, f"{fact.value:,.{0 if fact.value >= 1000 else 2}f}", fact.unit] for fact in facts.values()]
     return _markdown(lines)
 
 

@@ -15,7 +15,9 @@ class LostData(Exception):
     """What was acknowledged is not what is there."""
 
 
-def check_appends(streams: Streams, paths: Iterable[str], size_bytes: int, acknowledged: Sequence[int]) -> None:
+def check_appends(
+    streams: Streams, paths: Iterable[str], size_bytes: int, acknowledged: Sequence[int], skip_bytes: int = 0
+) -> None:
     """Check that the streams hold what was acknowledged and nothing else: each append once, each connection's in order.
 
     Args:
@@ -23,6 +25,7 @@ def check_appends(streams: Streams, paths: Iterable[str], size_bytes: int, ackno
         paths: all streams that were appended to.
         size_bytes: of each append, see `benchmarks.load.AppendLoad`.
         acknowledged: appends of each connection.
+        skip_bytes: size of what each stream held before.
 
     Raises:
         LostData: they do not.
@@ -30,7 +33,7 @@ def check_appends(streams: Streams, paths: Iterable[str], size_bytes: int, ackno
     found: list[set[int]] = [set() for _ in acknowledged]
     for path in paths:
         last = [-1] * len(acknowledged)
-        data = b"".join(streams.pages(path))
+        data = b"".join(streams.pages(path))[skip_bytes:]
         if len(data) % size_bytes:
             raise LostData(f"{path} holds {len(data)} bytes, no multiple of {size_bytes}")
         for position in range(0, len(data), size_bytes):

@@ -420,3 +420,16 @@ def test_an_expired_fork_that_is_replaced_lets_its_source_go() -> None:
     world.created("/fork", b"new")
     world.housekeeping()
     assert world.own == {3: b"new"}
+
+
+def test_a_restored_stream_refuses_what_was_written_after_its_backup() -> None:
+    """It was stream 1 up to byte 5; what 1 had beyond that is lost, and what it has now belongs to 9."""
+    restored = StreamState(9, "/a", "text/plain", False, IMMORTAL, 8, lineage=((1, 5),), former=(1,))
+    for position in range(6):
+        assert resolve_offset(restored, Offset(1, position)) == position
+    for position in range(5, 9):
+        assert resolve_offset(restored, Offset(9, position)) == position
+    for position in range(6, 9):
+        assert isinstance(resolve_offset(restored, Offset(1, position)), OffsetGone)
+    assert isinstance(resolve_offset(restored, Offset(9, 9)), InvalidOffset)
+    assert str(offset_at(restored, 4)) < str(offset_at(restored, 5))

@@ -252,10 +252,12 @@ class StoreHooks:
     large_bytes: ClassVar[int] = 300 * 1024
 
     def make(self, directory: Path) -> Store:
+        """A store on a directory that may or may not exist; not opened."""
         raise NotImplementedError
 
     def copy(self, directory: Path, target: Path) -> None:
+        """Make of a directory in use another one, as a process killed now would leave it."""
         shutil.copytree(directory, target)
 
     def check(self, directory: Path) -> None:
-        pass
+        """Look into the directory of a store that was closed."""

@@ -1,0 +1,120 @@
+"""How long small appends wait while something large goes on beside them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.contenders import SQLITE, Contender
+from benchmarks.http import Streams
+from benchmarks.load import AppendLoad, Bodies, Deletes, Observed
+from benchmarks.processes import Process
+from benchmarks.scenarios.base import (
+    MIB,
+    PREFIX,
+    Figures,
+    Measure,
+    Pace,
+    Scenario,
+    check_streams,
+    create_streams,
+    figures_of,
+    generate,
+    path_of,
+    target_of,
+)
+from benchmarks.verify import check_appends, check_bytes
+
+__all__ = ["Pauses"]
+
+_BODY_BYTES = 64 * MIB
+_BODIES_MAX = 8
+_DELETES = 10_000
+_DELETE_CONNECTIONS = 16
+_DELETED_BYTES = 4096
+_SETTLE_S = 2.0
+"""Until the server has tidied up after what was before."""
+
+_STREAMS = 100
+_LARGE = _STREAMS
+"""Number of the stream that gets the large bodies; those that are deleted follow."""
+
+
+class _State:
+    """What was done to a server in all rounds."""
+
+    def __init__(self) -> None:
+        self.acknowledged: list[int] = []
+        self.bodies = 0
+        self.created = 0
+        self.deleted: list[int] = []
+
+
+class Pauses(Scenario):
+    """Small appends: undisturbed, beside bodies of 64 MiB to another stream, and beside deletes of other streams.
+
+    A run lasts as long as it is given, whatever is left of the disturbance: the longest of many latencies grows with
+    their number.
+    """
+
+    name = "pauses"
+    title = (
+        "Appends of 256 B, 64 connections, 100 streams: undisturbed, beside bodies of 64 MiB to another stream, "
+        f"and beside deletes of {_DELETES:,} streams of 4 KiB over {_DELETE_CONNECTIONS} connections"
+    )
+    unit = "appends/s"
+    contenders = (SQLITE,)
+    rounds_max = 3
+    size_bytes = 256
+    _connections = 64
+
+    @contextmanager
+    def session(self, contender: Contender, pace: Pace, directory: Path) -> Iterator[Measure]:
+        state = _State()
+        paths = [path_of(number) for number in range(_STREAMS)]
+        with contender.start(directory) as server:
+            create_streams(server, 0, _LARGE + 1)
+
+            def measure() -> dict[str, Figures]:
+                time.sleep(_SETTLE_S)
+                alone = self._append(server, pace, state, None)
+                bodies = self._append(server, pace, state, Bodies(path_of(_LARGE), _BODY_BYTES, _BODIES_MAX))
+                state.bodies += bodies.beside
+                first = _LARGE + 1 + state.created
+                create_streams(server, first, _DELETES, _DELETED_BYTES)
+                state.created += _DELETES
+                time.sleep(_SETTLE_S)
+                load = Deletes(PREFIX, first, _DELETES, _DELETE_CONNECTIONS)
+                deletes = self._append(server, pace, state, load)
+                state.deleted.extend(range(first, first + deletes.beside))
+                return {
+                    contender.name: _pauses(alone),
+                    "beside bodies of 64 MiB": _pauses(bodies),
+                    "beside deletes": _pauses(deletes),
+                }
+
+            yield measure
+            with Streams(server.port) as streams:
+                check_appends(streams, paths, self.size_bytes, state.acknowledged)
+                check_bytes(streams, path_of(_LARGE), state.bodies * _BODY_BYTES)
+            created = range(_LARGE + 1, _LARGE + 1 + state.created)
+            check_streams(server, state.deleted, None)
+            check_streams(server, set(created).difference(state.deleted), _DELETED_BYTES)
+
+    def _append(self, server: Process, pace: Pace, state: _State, beside: Bodies | Deletes | None) -> Observed:
+        paths = [path_of(number) for number in range(_STREAMS)]
+        target = target_of(server, replace(pace, duration_s=pace.disturbed_s))
+        first_index = len(state.acknowledged)
+        observed = generate(AppendLoad(target, paths, self._connections, self.size_bytes, first_index, beside))
+        state.acknowledged.extend(observed.acknowledged)
+        return observed
+
+
+def _pauses(observed: Observed) -> Figures:
+    figures = figures_of(observed, observed.operations)
+    figures.longest_ms = observed.longest_ms
+    figures.beside = observed.beside / observed.seconds if observed.beside else None
+    return figures
