@@ -111,24 +111,19 @@ class Committer:
             else:
                 return
 
-    async def _wait(self, delay_s: float) -> bool:
-        """Wait for a command.
-
-        Returns:
-            Whether one came in that time.
-        """
+    async def _wait(self, delay_s: float) -> None:
+        """Wait for a command, or the end."""
         self._wake.clear()
-        try:
-            async with asyncio.timeout(delay_s):
-                return await self._wake.wait()
-        except TimeoutError:
-            return False
+        # A third of the cost of asyncio.timeout, and this runs between any two appends of a single client.
+        timer = asyncio.get_running_loop().call_later(delay_s, self._wake.set)
+        await self._wake.wait()
+        timer.cancel()
 
     async def _idle(self, delay_s: float) -> bool:
-        if await self._wait(delay_s):
+        await self._wait(delay_s)
+        if self._queue or self._closing:
             return False
         if self._store.failure is not None:
-            await self._wake.wait()
             return False
         try:
             return await self._store.maintain()

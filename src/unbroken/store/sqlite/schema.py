@@ -165,17 +165,18 @@ def open_writer(directory: Path, *, vfs: str | None = None) -> apsw.Connection:
     db.set_busy_timeout(_BUSY_TIMEOUT_MS)
     is_new = _check_ours(db, file)
     if is_new:
-        db.execute(f"PRAGMA page_size = {_PAGE_BYTES}; PRAGMA auto_vacuum = INCREMENTAL")
-    db.execute("PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0; PRAGMA synchronous = FULL")
+        rows(db, f"PRAGMA page_size = {_PAGE_BYTES}; PRAGMA auto_vacuum = INCREMENTAL")
+    # Some answer with a row, and what follows in the same call is done only once that is fetched.
+    rows(db, "PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0; PRAGMA synchronous = FULL")
     if is_new:
         _create(db)
         _sync_directory(directory)
         _sync_directory(directory.resolve().parent)
     # Only once the tables are known: reading them puts such settings back to their defaults.
     rows(db, "SELECT 1 FROM sqlite_schema")
-    db.execute(f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}; PRAGMA cache_spill = OFF")
-    db.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES_KEPT}")
-    db.execute("PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA checkpoint_fullfsync = ON")
+    rows(db, f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}; PRAGMA cache_spill = OFF")
+    rows(db, f"PRAGMA journal_size_limit = {_LOG_BYTES_KEPT}")
+    rows(db, "PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA checkpoint_fullfsync = ON")
     db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
     return db
 
@@ -185,7 +186,7 @@ def open_reader(directory: Path, *, vfs: str | None = None) -> apsw.Connection:
     file = directory / DATABASE_NAME
     db = apsw.Connection(str(file), flags=apsw.SQLITE_OPEN_READONLY, vfs=vfs)
     db.set_busy_timeout(_BUSY_TIMEOUT_MS)
-    db.execute(f"PRAGMA cache_size = -{_READER_CACHE_KIB}")
+    rows(db, f"PRAGMA cache_size = -{_READER_CACHE_KIB}")
     return db
 
 
@@ -195,7 +196,7 @@ def open_checkpointer(directory: Path, *, vfs: str | None = None) -> apsw.Connec
     db.set_busy_timeout(_BUSY_TIMEOUT_MS)
     # A connection that has read nothing does not know of the log yet, and its checkpoints silently do nothing.
     rows(db, "SELECT 1 FROM sqlite_schema")
-    db.execute("PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA checkpoint_fullfsync = ON")
+    rows(db, "PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA checkpoint_fullfsync = ON")
     return db
 
 
