@@ -49,8 +49,6 @@ OVERLAY_BYTES_MAX = 128 * 1024 * 1024
 OVERLAY_STREAMS_MAX = 50_000
 LARGE_BYTES = 256 * 1024
 RESERVE_BYTES = 16 * 1024 * 1024
-_UNCHECKED_BYTES_MAX = 1024 * 1024
-_UNCHECKED_S_MAX = 0.05
 
 _FOLD_BYTES_PER_COMMIT = 1024 * 1024
 _FOLD_STREAMS_PER_COMMIT = 64
@@ -90,8 +88,6 @@ class SqliteStore:
         self._saved_number = 0
         self._log_pages = 0
         self._over_budget = False
-        self._unchecked_bytes = 0
-        self._checked_s = -_UNCHECKED_S_MAX
         self._trash = True
         self._untrimmed = True
 
@@ -448,13 +444,8 @@ class SqliteStore:
 
         New bytes need room in the log and, until that starts over, in the database too.
         """
-        self._unchecked_bytes += size_bytes
-        now_s = time.monotonic()
-        if self._unchecked_bytes < _UNCHECKED_BYTES_MAX and now_s < self._checked_s + _UNCHECKED_S_MAX:
-            return
         if self._free_bytes() < RESERVE_BYTES + 2 * size_bytes:
             raise StorageFull("the disk is almost full; nothing was written")
-        self._unchecked_bytes, self._checked_s = 0, now_s
 
     def _free_bytes(self) -> int:
         disk = os.statvfs(self.directory)
