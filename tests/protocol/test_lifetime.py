@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.protocol.support import deterministic
 from unbroken.errors import InvalidHeader
-from unbroken.protocol.lifetime import IMMORTAL, Instant, Lifetime, format_expires_at, parse_expires_at, parse_ttl
+from unbroken.protocol.lifetime import IMMORTAL, Instant, Lifetime, format_time, parse_time, parse_ttl
 
 FIRST_MS = -62_135_596_800_000
 LAST_MS = 253_402_300_799_999
@@ -89,7 +89,7 @@ def test_malformed_ttl_is_400(text: str) -> None:
     ],
 )
 def test_expires_at(text: str, expires_at_ms: int) -> None:
-    assert parse_expires_at(text) == expires_at_ms
+    assert parse_time(text, "Stream-Expires-At") == expires_at_ms
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_expires_at(text: str, expires_at_ms: int) -> None:
 )
 def test_malformed_expires_at_is_400(text: str) -> None:
     with pytest.raises(InvalidHeader) as refused:
-        parse_expires_at(text)
+        parse_time(text, "Stream-Expires-At")
     assert refused.value.status == 400
 
 
@@ -153,13 +153,13 @@ def test_malformed_expires_at_is_400(text: str) -> None:
     ],
 )
 def test_expires_at_is_reported_in_one_form(expires_at_ms: int, text: str) -> None:
-    assert format_expires_at(expires_at_ms) == text
+    assert format_time(expires_at_ms) == text
 
 
 @deterministic
 @given(st.integers(FIRST_MS, LAST_MS))
 def test_what_is_reported_is_read_back(expires_at_ms: int) -> None:
-    assert parse_expires_at(format_expires_at(expires_at_ms)) == expires_at_ms
+    assert parse_time(format_time(expires_at_ms), "since") == expires_at_ms
 
 
 @deterministic
@@ -174,7 +174,7 @@ def test_what_is_reported_is_read_back(expires_at_ms: int) -> None:
 )
 def test_the_same_instant_is_read_as_the_standard_library_does(moment: datetime) -> None:
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
-    assert parse_expires_at(moment.isoformat()) == (moment - epoch) // timedelta(milliseconds=1)
+    assert parse_time(moment.isoformat(), "since") == (moment - epoch) // timedelta(milliseconds=1)
 
 
 RENEWED_MS = 5_000
@@ -228,4 +228,5 @@ def test_whole_seconds_left(lifetime: Lifetime, left_s: int | None) -> None:
     ],
 )
 def test_expiries_are_compared_as_instants(one: str, other: str) -> None:
-    assert Lifetime(expires_at_ms=parse_expires_at(one)) == Lifetime(expires_at_ms=parse_expires_at(other))
+    first, second = (parse_time(text, "Stream-Expires-At") for text in (one, other))
+    assert Lifetime(expires_at_ms=first) == Lifetime(expires_at_ms=second)

@@ -11,7 +11,7 @@ from tests.protocol.world import START, World
 from unbroken.errors import Conflict, InvalidBody, InvalidOffset, StreamExists, TooManyMessages, UnbrokenError
 from unbroken.protocol.commands import Appended, Create, Created, ForkRequest
 from unbroken.protocol.content import EMPTY, Content, frame_json
-from unbroken.protocol.lifetime import IMMORTAL, Lifetime, parse_expires_at
+from unbroken.protocol.lifetime import IMMORTAL, Lifetime, parse_time
 from unbroken.protocol.offsets import Offset
 from unbroken.protocol.producers import Producer, ProducerStamp
 from unbroken.protocol.stream import Creation, Deletion, Origin, Presence, Reference, apply
@@ -113,8 +113,8 @@ def test_content_read_in_the_other_mode_is_refused() -> None:
 
 # --- confirming --------------------------------------------------------------------------------------------------
 
-SOON = parse_expires_at("2027-06-01T00:00:00Z")
-SAME = parse_expires_at("2027-06-01T02:00:00+02:00")
+SOON = parse_time("2027-06-01T00:00:00Z", "Stream-Expires-At")
+SAME = parse_time("2027-06-01T02:00:00+02:00", "Stream-Expires-At")
 
 CONFIRMATIONS = [
     # what is there, what is asked for, whether they are the same

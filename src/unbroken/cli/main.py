@@ -13,6 +13,7 @@ def main() -> None:
     try:
         import typer  # noqa: PLC0415
 
+        from unbroken.cli.delete import delete  # noqa: PLC0415
         from unbroken.cli.serve import serve  # noqa: PLC0415
     except ImportError as error:
         sys.exit(f"unbroken: the command line needs {error.name}: pip install 'unbroken[server]'")
@@ -23,7 +24,8 @@ def main() -> None:
         add_completion=True,
         pretty_exceptions_enable=False,
     )
-    app.command()(serve)
+    for command in (serve, delete):
+        app.command()(command)
 
     @app.callback(invoke_without_command=True)
     def options(show_version: bool = typer.Option(False, "--version", help="Show the version and exit.")) -> None:

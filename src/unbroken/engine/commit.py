@@ -142,6 +142,10 @@ class Committer:
             if self._upload is not None and self._upload.holds(queued):
                 continue
             if is_large(queued.command):
+                if batch:
+                    # Its pieces lie at the tail that is there before this batch, which may be about to move.
+                    self._queue.appendleft(queued)
+                    break
                 self._upload = Upload(queued)
                 continue
             batch.append(queued)

@@ -14,9 +14,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 from collections.abc import AsyncIterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Self
 
@@ -63,6 +62,7 @@ _log = logging.getLogger("unbroken.engine")
 _SWEEP_INTERVAL_S = 0.5
 _RELEASES_MAX = 256
 _DELETES_MAX = 256
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Engine:
@@ -388,7 +388,7 @@ class Engine:
         if since.tzinfo is None:
             raise ValueError("since needs a time zone")
         state = self.touch(parse_path(path))
-        time_ms = math.ceil(since.timestamp() * 1000)
+        time_ms = -((_EPOCH - since) // timedelta(milliseconds=1))
         for number, end in reversed((*state.lineage, (state.number, state.tail))):
             if (position := await self.store.find_time(number, end, time_ms)) is not None:
                 return offset_at(state, position)

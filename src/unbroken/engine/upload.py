@@ -43,6 +43,7 @@ class Upload:
     Attributes:
         queued: the append.
         held: what waits for it, in order.
+        written_bytes: how much of it is written, or about to be.
     """
 
     def __init__(self, queued: Queued) -> None:
@@ -50,7 +51,7 @@ class Upload:
         self.held: deque[Queued] = deque()
         self._record: Addition | None = None
         self._held_paths = {queued.command.path}
-        self._written_bytes = 0
+        self.written_bytes = 0
 
     def holds(self, queued: Queued) -> bool:
         """Whether a command has to wait, and is kept."""
@@ -83,12 +84,12 @@ class Upload:
     @property
     def written(self) -> bool:
         """Whether all pieces are."""
-        return self._record is not None and self._written_bytes == len(self._record.data)
+        return self._record is not None and self.written_bytes == len(self._record.data)
 
     def write_piece(self, transaction: Transaction) -> None:
         """Write the next piece."""
         record = self._record
         assert record is not None
-        piece = record.data[self._written_bytes : self._written_bytes + _PIECE_BYTES]
-        transaction.stage(record.number, record.position + self._written_bytes, record.time_ms, piece)
-        self._written_bytes += len(piece)
+        piece = record.data[self.written_bytes : self.written_bytes + _PIECE_BYTES]
+        transaction.stage(record.number, record.position + self.written_bytes, record.time_ms, piece)
+        self.written_bytes += len(piece)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from urllib.parse import unquote_plus
 
 from unbroken.errors import InvalidHeader, InvalidOffset
-from unbroken.protocol.lifetime import Lifetime, parse_expires_at, parse_ttl
+from unbroken.protocol.lifetime import Lifetime, parse_time, parse_ttl
 from unbroken.protocol.producers import PRODUCER_INTEGER_MAX, ProducerStamp
 
 __all__ = [
@@ -136,7 +136,7 @@ def parse_lifetime(fields: Fields) -> Lifetime | None:
     if ttl is not None:
         return Lifetime(ttl_s=parse_ttl(ttl))
     if expires_at is not None:
-        return Lifetime(expires_at_ms=parse_expires_at(expires_at))
+        return Lifetime(expires_at_ms=parse_time(expires_at, "Stream-Expires-At"))
     return None
 
 
@@ -148,12 +148,14 @@ class ReadQuery(NamedTuple):
         live: None for a catch-up read, ``long-poll`` or ``sse``.
         cursor: as echoed by the client.
         timeout_s: how long a long-poll may wait at most, if the client wants it shorter.
+        since_ms: instead of an offset: begin with what was committed at this time (Unix, milliseconds) or later.
     """
 
     offset: str | None
     live: str | None
     cursor: str | None
     timeout_s: float | None
+    since_ms: int | None = None
 
 
 _NO_QUERY = ReadQuery(None, None, None, None)
@@ -165,7 +167,7 @@ def parse_read_query(query: bytes) -> ReadQuery:
 
     Raises:
         InvalidOffset: ``offset`` is empty or repeated.
-        InvalidHeader: ``live`` or ``timeout`` has an unknown value.
+        InvalidHeader: ``live``, ``timeout`` or ``since`` has an unknown value.
     """
     if not query:
         return _NO_QUERY
@@ -183,4 +185,12 @@ def parse_read_query(query: bytes) -> ReadQuery:
         raise InvalidHeader("live must be long-poll or sse")
     if timeout is not None and not _SECONDS.fullmatch(timeout):
         raise InvalidHeader("timeout must be a number of seconds")
-    return ReadQuery(offset, live, values.get("cursor"), None if timeout is None else float(timeout))
+    if (since := values.get("since")) is not None and offset is not None:
+        raise InvalidHeader("offset and since exclude each other")
+    return ReadQuery(
+        offset,
+        live,
+        values.get("cursor"),
+        None if timeout is None else float(timeout),
+        None if since is None else parse_time(since, "since"),
+    )

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from unbroken.errors import InvalidHeader
 
-__all__ = ["IMMORTAL", "TTL_S_MAX", "Instant", "Lifetime", "format_expires_at", "parse_expires_at", "parse_ttl"]
+__all__ = ["IMMORTAL", "TTL_S_MAX", "Instant", "Lifetime", "format_time", "parse_time", "parse_ttl"]
 
 TTL_S_MAX = 2**63 - 1
 
@@ -73,15 +73,19 @@ def parse_ttl(text: str) -> int:
     return value
 
 
-def parse_expires_at(text: str) -> int:
-    """Parse ``Stream-Expires-At`` (RFC 3339) to Unix milliseconds; a finer fraction is cut.
+def parse_time(text: str, name: str) -> int:
+    """Parse an RFC 3339 timestamp to Unix milliseconds; a finer fraction is cut.
+
+    Args:
+        text: the timestamp.
+        name: of the header or parameter, for the error.
 
     Raises:
         InvalidHeader: not an RFC 3339 timestamp with a zone, or not a real date.
     """
     match = _RFC3339.fullmatch(text)
     if match is None:
-        raise InvalidHeader("Stream-Expires-At must be an RFC 3339 timestamp")
+        raise InvalidHeader(f"{name} must be an RFC 3339 timestamp")
     year, month, day, hour, minute, second = (int(part) for part in match.groups()[:6])
     millis = int((match[7] or ".0")[1:4].ljust(3, "0"))
     try:
@@ -91,12 +95,12 @@ def parse_expires_at(text: str) -> int:
         if second > 60:
             raise ValueError
     except ValueError:
-        raise InvalidHeader("Stream-Expires-At is not a real date") from None
+        raise InvalidHeader(f"{name} is not a real date") from None
     leap_ms = 1000 if second == 60 else 0
-    expires_at_ms = (moment - _EPOCH) // timedelta(milliseconds=1) + millis + leap_ms
-    if not _FIRST_MS <= expires_at_ms <= _LAST_MS:
-        raise InvalidHeader("Stream-Expires-At is outside the years 1 to 9999")
-    return expires_at_ms
+    time_ms = (moment - _EPOCH) // timedelta(milliseconds=1) + millis + leap_ms
+    if not _FIRST_MS <= time_ms <= _LAST_MS:
+        raise InvalidHeader(f"{name} is outside the years 1 to 9999")
+    return time_ms
 
 
 def _zone(sign: str, hours: int, minutes: int) -> timezone:
@@ -106,7 +110,7 @@ def _zone(sign: str, hours: int, minutes: int) -> timezone:
     return timezone(-offset if sign == "-" else offset)
 
 
-def format_expires_at(expires_at_ms: int) -> str:
+def format_time(time_ms: int) -> str:
     """The canonical RFC 3339 form, in UTC with milliseconds."""
-    moment = _EPOCH + timedelta(milliseconds=expires_at_ms)
+    moment = _EPOCH + timedelta(milliseconds=time_ms)
     return moment.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"

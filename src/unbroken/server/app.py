@@ -11,7 +11,7 @@ from functools import lru_cache
 from urllib.parse import quote
 
 from unbroken.engine.engine import Engine
-from unbroken.errors import Draining, InvalidHeader, MethodNotAllowed, StreamNotFound, Unavailable, UnbrokenError
+from unbroken.errors import InvalidHeader, MethodNotAllowed, StreamNotFound, Unavailable, UnbrokenError
 from unbroken.protocol.commands import Append, Appended, Create, Created, Delete, ForkRequest
 from unbroken.protocol.headers import (
     ALLOWED_METHODS,
@@ -25,21 +25,20 @@ from unbroken.protocol.headers import (
     parse_read_query,
     parse_stream_seq,
 )
-from unbroken.protocol.lifetime import format_expires_at
+from unbroken.protocol.lifetime import format_time
 from unbroken.protocol.paths import decode_target, parse_path
 from unbroken.server.bodies import BodyReader
 from unbroken.server.cors import CorsPolicy
 from unbroken.server.http import ClientGone, Headers, Request, Response
 from unbroken.server.problems import problem
 from unbroken.server.reads import Reads
+from unbroken.server.reserved import RESERVED_PATHS, Reserved
 from unbroken.server.settings import Settings
 
 __all__ = ["App"]
 
 _log = logging.getLogger("unbroken.server")
 _SUB_OFFSET_MAX = 10**15
-_HEALTH = "/-/health"
-_READY = "/-/ready"
 
 
 class App:
@@ -57,6 +56,7 @@ class App:
         self._cors = CorsPolicy(settings.cors_origin, settings.public_url)
         self._bodies = BodyReader(settings.max_body)
         self._reads = Reads(engine, settings)
+        self._reserved = Reserved(engine)
 
     async def handle(self, request: Request) -> Response:
         """Answer a request.
@@ -88,10 +88,10 @@ class App:
         if request.method == "OPTIONS":
             return self._cors.preflight()
         path = _locate(request.target, request.roots)
-        if path.startswith("/-/"):
-            return self._reserved(path)
         method = request.method
         self._cors.check_write(method, request.fields)
+        if path.startswith("/-/"):
+            return await self._reserved.handle(request, path)
         if method == "POST":
             return await self._append(request, path)
         if method == "GET":
@@ -103,16 +103,6 @@ class App:
         if method == "DELETE":
             return await self._delete(path)
         raise MethodNotAllowed(ALLOWED_METHODS)
-
-    def _reserved(self, path: str) -> Response:
-        headers: Headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
-        if path == _HEALTH:
-            return Response(200, headers, b'{"status":"ok"}')
-        if self.engine.store.failure is not None:
-            raise self.engine.store.failure
-        if self.engine.draining:
-            raise Draining
-        return Response(200, headers, b'{"status":"ready"}')
 
     async def _create(self, request: Request, path: str) -> Response:
         fields = request.fields
@@ -204,7 +194,7 @@ class App:
         if state.lifetime.ttl_s is not None:
             headers.append((b"stream-ttl", b"%d" % state.lifetime.ttl_s))
         if state.lifetime.expires_at_ms is not None:
-            headers.append((b"stream-expires-at", format_expires_at(state.lifetime.expires_at_ms).encode()))
+            headers.append((b"stream-expires-at", format_time(state.lifetime.expires_at_ms).encode()))
         return Response(200, headers)
 
 
@@ -217,7 +207,7 @@ def _locate(target: bytes, roots: tuple[str, ...]) -> str:
     path = _below(decode_target(target), roots)
     if not path.startswith("/-/"):
         return parse_path(path)
-    if path not in (_HEALTH, _READY):
+    if path not in RESERVED_PATHS:
         raise StreamNotFound("there is nothing at this reserved path")
     return path
 

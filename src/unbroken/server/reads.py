@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 
 from unbroken.engine.engine import Engine, Follower
 from unbroken.engine.follow import FrameCache
@@ -24,6 +25,7 @@ from unbroken.server.sse import Batches
 __all__ = ["Reads"]
 
 _log = logging.getLogger("unbroken.server")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UP_TO_DATE = (b"stream-up-to-date", b"true")
 _CLOSED = (b"stream-closed", b"true")
 _NO_STORE = (b"cache-control", b"no-store")
@@ -46,6 +48,9 @@ class Reads:
 
     async def get(self, request: Request, path: str, query: ReadQuery) -> Response:
         """Answer a GET, by what its query asks for."""
+        if query.since_ms is not None:
+            since = _EPOCH + timedelta(milliseconds=query.since_ms)
+            query = query._replace(offset=str(await self._engine.offset_since(path, since)))
         if query.live == "sse":
             return await self._sse(request, path, query)
         if query.live == "long-poll":
@@ -57,7 +62,7 @@ class Reads:
     async def _catch_up(self, request: Request, path: str, query: ReadQuery) -> Response:
         anchor = Anchor.BEGINNING if query.offset is None else query.offset
         page = await self._engine.read(path, anchor)
-        if query.offset == "now":
+        if _is_momentary(query):
             return Response(200, [*_page_headers(page), _NO_STORE], page.body)
         return self._page_response(request, page)
 
@@ -95,7 +100,7 @@ class Reads:
             # The page is at hand before the follower goes, so the lifetime is renewed after it.
         assert page is not None
         cursor = (b"stream-cursor", b"%d" % self._cursor(query.cursor))
-        if page.data and query.offset == "now":
+        if page.data and _is_momentary(query):
             return Response(200, [*_page_headers(page), cursor, _NO_STORE], page.body)
         if page.data:
             return self._page_response(request, page, cursor)
@@ -159,6 +164,11 @@ class Reads:
                     # Deleted, most likely. The status is long sent; whoever connects again is told.
                     _log.info("a live read of %s ended: %s", follower.state.path, error)
                     return
+
+
+def _is_momentary(query: ReadQuery) -> bool:
+    """Whether the same URL may mean another page later."""
+    return query.offset == "now" or query.since_ms is not None
 
 
 def _page_headers(page: Page) -> Headers:

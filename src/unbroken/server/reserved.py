@@ -1,0 +1,126 @@
+"""What the server answers below ``/-/``: its health, and requests that concern many streams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from urllib.parse import parse_qs
+
+import msgspec
+
+from unbroken.engine.engine import Engine
+from unbroken.errors import Draining, InvalidHeader, MethodNotAllowed
+from unbroken.protocol.headers import parse_integer
+from unbroken.protocol.lifetime import format_time
+from unbroken.protocol.stream import StreamState
+from unbroken.server.http import Headers, Request, Response
+
+__all__ = ["RESERVED_PATHS", "Reserved"]
+
+RESERVED_PATHS = frozenset(("/-/health", "/-/ready", "/-/streams"))
+
+_LISTED_MAX = 1000
+_DELETED_MAX = 10_000
+
+
+class _Listed(msgspec.Struct, rename="camel", omit_defaults=True):
+    """A stream, as it is listed."""
+
+    path: str
+    content_type: str
+    next_offset: str
+    created_at: str
+    closed: bool = False
+    ttl_seconds: int | None = None
+    expires_at: str | None = None
+
+
+class _Listing(msgspec.Struct, omit_defaults=True):
+    """Streams in the order of their paths; ``next`` is where to go on, if there may be more."""
+
+    streams: list[_Listed]
+    next: str | None = None
+
+
+class _Deletion(msgspec.Struct):
+    """How many streams were deleted, and whether there may be more."""
+
+    deleted: int
+    more: bool
+
+
+class Reserved:
+    """Answers requests for the reserved paths.
+
+    Args:
+        engine: whose streams there are.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._streams: dict[str, Callable[[dict[str, str]], Coroutine[None, None, Response]]] = {
+            "GET": self._list,
+            "DELETE": self._delete,
+        }
+
+    async def handle(self, request: Request, path: str) -> Response:
+        """Answer a request for one of ``RESERVED_PATHS``."""
+        if path == "/-/health":
+            return _json(b'{"status":"ok"}')
+        if path == "/-/ready":
+            if self._engine.store.failure is not None:
+                raise self._engine.store.failure
+            if self._engine.draining:
+                raise Draining
+            return _json(b'{"status":"ready"}')
+        if request.method not in self._streams:
+            raise MethodNotAllowed("GET, DELETE, OPTIONS")
+        return await self._streams[request.method](_parse_query(request.query))
+
+    async def _list(self, query: dict[str, str]) -> Response:
+        limit = _parse_limit(query, _LISTED_MAX)
+        found = self._engine.streams(query.get("prefix", "/"), after=query.get("after", ""), limit=limit)
+        more = found[-1].path if len(found) == limit else None
+        return _json(msgspec.json.encode(_Listing([_listed(state) for state in found], more)))
+
+    async def _delete(self, query: dict[str, str]) -> Response:
+        limit = _parse_limit(query, _DELETED_MAX)
+        if not query.get("prefix"):
+            raise InvalidHeader("name the streams to delete: prefix=/ stands for all of them")
+        deleted = await self._engine.delete_all(query["prefix"], limit=limit)
+        return _json(msgspec.json.encode(_Deletion(deleted, deleted == limit)))
+
+
+def _parse_query(query: bytes) -> dict[str, str]:
+    try:
+        values = parse_qs(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=16)
+    except ValueError:
+        raise InvalidHeader("the query is malformed") from None
+    for name, found in values.items():
+        if len(found) > 1:
+            raise InvalidHeader(f"{name} is given more than once")
+    return {name: found[0] for name, found in values.items()}
+
+
+def _parse_limit(query: dict[str, str], maximum: int) -> int:
+    limit = parse_integer(query.get("limit", str(maximum)), "limit", maximum=maximum)
+    if not limit:
+        raise InvalidHeader("limit must be at least 1")
+    return limit
+
+
+def _listed(state: StreamState) -> _Listed:
+    expires_at_ms = state.lifetime.expires_at_ms
+    return _Listed(
+        path=state.path,
+        content_type=state.content_type,
+        next_offset=str(state.tail_offset),
+        created_at=format_time(state.created_ms),
+        closed=state.closed,
+        ttl_seconds=state.lifetime.ttl_s,
+        expires_at=None if expires_at_ms is None else format_time(expires_at_ms),
+    )
+
+
+def _json(body: bytes) -> Response:
+    headers: Headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
+    return Response(200, headers, body)
