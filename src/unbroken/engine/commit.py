@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
 
 from unbroken.engine.clock import Clock
 from unbroken.engine.expiry import Expiry
@@ -19,12 +18,12 @@ from unbroken.engine.upload import Queued, Upload, is_large
 from unbroken.errors import Draining, OutcomeUnknown, Overloaded, UnbrokenError
 from unbroken.protocol.commands import Append, Command, Create, Outcome, Release
 from unbroken.protocol.lifetime import Instant
-from unbroken.protocol.stream import Decision, Record, Reference, Situation, StreamState, decide
-from unbroken.store.base import Store, Transaction
+from unbroken.protocol.stream import Decision, Record, Reference, Situation, decide
+from unbroken.store.base import Change, Store, Transaction
 
 _log = logging.getLogger("unbroken.engine")
 
-__all__ = ["BATCH_BYTES_MAX", "QUEUE_MAX", "Change", "Committer"]
+__all__ = ["BATCH_BYTES_MAX", "QUEUE_MAX", "Committer"]
 
 BATCH_BYTES_MAX = 4 * 1024 * 1024
 BATCH_COMMANDS_MAX = 4096
@@ -32,14 +31,6 @@ QUEUE_MAX = 65_536
 _IDLE_MAINTENANCE_S = 0.5
 _CATCH_UP_S = 0.005
 _PIECE_INTERVAL_BEHIND_S = 0.1
-
-
-class Change(NamedTuple):
-    """A record that has become durable, the path it happened at, and the state before it."""
-
-    path: str
-    record: Record
-    before: StreamState | None
 
 
 class Committer:
@@ -64,10 +55,12 @@ class Committer:
         self._wake = asyncio.Event()
         self._closing = False
         self._task: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
         """Begin to write."""
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="unbroken-committer")
+        self._loop = asyncio.get_running_loop()
+        self._task = self._loop.create_task(self._run(), name="unbroken-committer")
 
     async def stop(self) -> None:
         """Finish what is queued, then end."""
@@ -92,7 +85,8 @@ class Committer:
             raise Draining
         if len(self._queue) >= QUEUE_MAX:
             raise Overloaded("too many writes are waiting")
-        done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        assert self._loop is not None
+        done: asyncio.Future[Outcome] = self._loop.create_future()
         self._queue.append(Queued(command, done))
         self._wake.set()
         return done
@@ -186,8 +180,7 @@ class Committer:
         decision = self._decide(queued.command, transaction, now)
         for record in decision.records:
             path = _path_of(queued.command, record)
-            changes.append(Change(path, record, transaction.state(path)))
-            transaction.write(path, record)
+            changes.append(transaction.write(path, record))
         return decision.outcome
 
     def _fail(self, batch: list[Queued], error: Exception) -> None:

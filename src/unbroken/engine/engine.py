@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Self
 
 from unbroken.engine.clock import Clock, SystemClock
-from unbroken.engine.commit import Change, Committer
+from unbroken.engine.commit import Committer
 from unbroken.engine.expiry import Expiry
 from unbroken.engine.follow import Waiters, resolve
 from unbroken.engine.pages import Page, count_messages, read_page
@@ -52,7 +52,7 @@ from unbroken.protocol.stream import (
     offset_at,
     resolve_offset,
 )
-from unbroken.store.base import Store
+from unbroken.store.base import Change, Store
 
 __all__ = ["PAGE_BYTES_DEFAULT", "Engine", "Follower"]
 
@@ -455,18 +455,14 @@ class Engine:
     # --- in the background -----------------------------------------------------------------------------------------
 
     def _publish(self, changes: list[Change]) -> None:
-        for path, record, before in changes:
+        for _, record, before, after in changes:
             self.waiters.wake(record.number)
             if isinstance(record, Deletion):
                 self._after_deletion(record, before)
-                continue
-            state = self.store.state(path)
-            if state is None:
-                continue
-            if isinstance(record, Creation):
-                self._expiry.watch(state)
-            elif isinstance(record, Addition):
-                self._expiry.renew(state)
+            elif after is not None and isinstance(record, Addition):
+                self._expiry.renew(after)
+            elif after is not None and isinstance(record, Creation):
+                self._expiry.watch(after)
 
     def _after_deletion(self, record: Deletion, before: StreamState | None) -> None:
         self._expiry.forget(record.number)

@@ -14,7 +14,7 @@ from unbroken.errors import UnbrokenError
 from unbroken.protocol.producers import Producer
 from unbroken.protocol.stream import Record, StreamState
 
-__all__ = ["Due", "DueKind", "Hold", "Store", "Transaction"]
+__all__ = ["Change", "Due", "DueKind", "Hold", "Store", "Transaction"]
 
 
 DueKind = Literal["ttl_s", "expires_at_ms"]
@@ -36,6 +36,15 @@ class Hold(NamedTuple):
     source_path: str
 
 
+class Change(NamedTuple):
+    """One record, where it happens, and the stream before and after it."""
+
+    path: str
+    record: Record
+    before: StreamState | None
+    after: StreamState | None
+
+
 class Transaction(Protocol):
     """Exclusive right to change the store. Sees its own changes; nobody else does until it is durable."""
 
@@ -55,7 +64,7 @@ class Transaction(Protocol):
         """The creation number for the next stream: larger than every number used before."""
         ...
 
-    def write(self, path: str, record: Record) -> None:
+    def write(self, path: str, record: Record) -> Change:
         """Make one transition of the stream at ``path``."""
         ...
 

@@ -13,9 +13,9 @@ from contextlib import asynccontextmanager
 from unbroken.errors import UnbrokenError
 from unbroken.protocol.producers import Producer
 from unbroken.protocol.stream import Addition, Creation, Deletion, Reference, StreamState
-from unbroken.store.base import Due, DueKind, Hold
+from unbroken.store.base import Change, Due, DueKind, Hold
 from unbroken.store.runs import Runs, append_run, end_of_runs_before
-from unbroken.store.staged import StagedChange, StagedTransaction
+from unbroken.store.staged import StagedTransaction
 
 __all__ = ["MemoryStore"]
 
@@ -93,7 +93,7 @@ class MemoryStore:
     def last_number(self) -> int:
         return self._last_number
 
-    def _make(self, change: StagedChange) -> None:
+    def _make(self, change: Change) -> None:
         path, record, before, after = change
         if after is None:
             del self._states[path]

@@ -6,8 +6,9 @@ from typing import NamedTuple, Protocol
 
 from unbroken.protocol.producers import Producer
 from unbroken.protocol.stream import Addition, Creation, Record, Reference, StreamState, apply
+from unbroken.store.base import Change
 
-__all__ = ["Base", "Piece", "StagedChange", "StagedTransaction"]
+__all__ = ["Base", "Piece", "StagedTransaction"]
 
 
 class Base(Protocol):
@@ -31,15 +32,6 @@ class Base(Protocol):
         ...
 
 
-class StagedChange(NamedTuple):
-    """One record, where it happens, and the stream before and after it."""
-
-    path: str
-    record: Record
-    before: StreamState | None
-    after: StreamState | None
-
-
 class Piece(NamedTuple):
     """A piece of a large body; see `unbroken.store.base.Transaction.stage`."""
 
@@ -58,14 +50,14 @@ class StagedTransaction:
         self._producers: dict[tuple[int, str], Producer] = {}
         self._released: set[int] = set()
         self._number = base.last_number
-        self.changes: list[StagedChange] = []
+        self.changes: list[Change] = []
         self.pieces: list[Piece] = []
         self.unstaged: list[int] = []
 
     def state(self, path: str) -> StreamState | None:
-        if path in self._states:
-            return self._states[path]
-        return self._base.state(path)
+        if path not in self._states:
+            self._states[path] = self._base.state(path)
+        return self._states[path]
 
     def producer(self, number: int, producer_id: str) -> Producer | None:
         return self._producers.get((number, producer_id)) or self._base.producer(number, producer_id)
@@ -76,7 +68,7 @@ class StagedTransaction:
     def next_number(self) -> int:
         return self._number + 1
 
-    def write(self, path: str, record: Record) -> None:
+    def write(self, path: str, record: Record) -> Change:
         before = self.state(path)
         after = apply(before, record)
         self._states[path] = after
@@ -87,7 +79,9 @@ class StagedTransaction:
             self._number = record.number
         elif isinstance(record, Reference) and record.delta < 0:
             self._released.add(record.fork)
-        self.changes.append(StagedChange(path, record, before, after))
+        change = Change(path, record, before, after)
+        self.changes.append(change)
+        return change
 
     def stage(self, number: int, position: int, time_ms: int, data: bytes) -> None:
         self.pieces.append(Piece(number, position, time_ms, data))

@@ -31,7 +31,7 @@ import msgspec
 from unbroken.errors import OutcomeUnknown, StorageFull, StoreError, StoreReadOnly, Unavailable, UnbrokenError
 from unbroken.protocol.producers import Producer
 from unbroken.protocol.stream import Addition, Creation, Deletion, Record, Reference, StreamState, apply
-from unbroken.store.base import Due, DueKind, Hold
+from unbroken.store.base import Change, Due, DueKind, Hold
 from unbroken.store.sqlite.checkpoint import Checkpointer
 from unbroken.store.sqlite.folding import choose, empty_trash, fold, return_space, trim_journal
 from unbroken.store.sqlite.overlay import Overlay, Pending
@@ -39,7 +39,7 @@ from unbroken.store.sqlite.reading import Reader
 from unbroken.store.sqlite.records import pack, write_journal
 from unbroken.store.sqlite.schema import DATABASE_NAME, DirectoryLock, open_checkpointer, open_reader, open_writer
 from unbroken.store.sqlite.staging import Staging
-from unbroken.store.staged import Piece, StagedChange, StagedTransaction
+from unbroken.store.staged import Piece, StagedTransaction
 
 __all__ = ["SqliteStore"]
 
@@ -282,7 +282,7 @@ class SqliteStore:
         self._drop(folded)
         await self._checkpointer.after_commit(self._log_pages)
 
-    async def _commit(self, changes: list[StagedChange], pieces: list[Piece]) -> None:
+    async def _commit(self, changes: list[Change], pieces: list[Piece]) -> None:
         records = (change.record for change in changes)
         size_bytes = sum(len(record.data) for record in records if isinstance(record, Addition | Creation))
         self._check_space(size_bytes + sum(len(piece.data) for piece in pieces))
@@ -334,7 +334,7 @@ class SqliteStore:
         else:
             self._states.pop(path, None)
 
-    def _fold_large(self, changes: list[StagedChange], journal_id: int) -> tuple[set[int], list[Pending]]:
+    def _fold_large(self, changes: list[Change], journal_id: int) -> tuple[set[int], list[Pending]]:
         """Fold the streams of this commit that got a large body, this commit's records included."""
         direct = _with_large_body(changes)
         direct.update(change.record.number for change in changes if self._staging.has(change.record))
@@ -483,7 +483,7 @@ def _due_by_kind(overlay: Overlay) -> dict[DueKind, list[Due]]:
     return {kind: sorted(due) for kind, due in found.items()}
 
 
-def _with_large_body(changes: list[StagedChange]) -> set[int]:
+def _with_large_body(changes: list[Change]) -> set[int]:
     """Streams to fold with this very commit: they got a large body, and nothing but bytes.
 
     Not one that takes the path of another here, nor one that is deleted or whose fork is released: those records bear
