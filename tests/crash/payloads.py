@@ -29,10 +29,10 @@ class Payload(NamedTuple):
 
 
 def make_payload(chance: Random, writer: str, count: int) -> bytes:
-    """A body; now and then a large one."""
+    """A body; now and then a large one, rarely a very large one."""
     size_bytes = chance.choice([0, 1, 20, 200, 200, 3000])
-    if chance.random() < 0.02:
-        size_bytes = 300_000
+    if chance.random() < 0.01:
+        size_bytes = 300_000 if chance.random() < 0.1 else 20_000
     filling = chance.choice(b"abcdefghijklmnopqrstuvwxyz").to_bytes() * size_bytes
     return b"<%b %d %d %08x|%b>" % (writer.encode(), count, size_bytes, zlib.crc32(filling), filling)
 

@@ -22,15 +22,9 @@ class Lost(Exception):
 
 
 @asynccontextmanager
-async def served(directory: Path, *, small: bool = False) -> AsyncIterator[ServerProcess]:
-    """A server process on ``directory / "data"``.
-
-    Args:
-        directory: where.
-        small: with the sizes of `tests.crash.small`.
-    """
-    program = ("-m", "tests.crash.small") if small else ("-m", "unbroken")
-    async with server_process(directory, program=program) as server:
+async def served(directory: Path) -> AsyncIterator[ServerProcess]:
+    """A server process on ``directory / "data"``."""
+    async with server_process(directory) as server:
         yield server
 
 
