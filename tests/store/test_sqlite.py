@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,49 @@ async def test_somebody_elses_checkpoint_is_no_failure(tmp_path: Path) -> None:
             state = store.state("/a")
             assert state is not None
             assert await read_stream(store, state) == b"0123456789" * 6
+
+
+class Held(ThreadPoolExecutor):
+    """Commits, and keeps that to itself until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.committed, self.go_on = threading.Event(), threading.Event()
+
+    def submit(self, act: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
+        def run() -> Any:
+            done = act(*args, **options)
+            self.committed.set()
+            self.go_on.wait(20)
+            return done
+
+        return super().submit(run)
+
+
+async def test_nothing_of_a_commit_is_seen_before_all_of_it_can_be(tmp_path: Path) -> None:
+    """A fork with a large body goes straight to the tables, and the bytes of its source that it shares to the journal:
+    in the moment after SQLite has committed, the tables have the one without the other.
+    """
+    async with opened(tmp_path) as store:
+        await execute(store, create("/source", b"old"), create("/grown"))
+        source, grown = store.state("/source"), store.state("/grown")
+        assert source is not None
+        large = bytes(LARGE_BYTES)
+        usual, held = store._threads, Held()
+        store._threads = held
+        commit = asyncio.create_task(
+            execute(store, append("/source", b"new"), fork("/fork", "/source", data=large), append("/grown", large))
+        )
+        await asyncio.to_thread(held.committed.wait, 20)
+        assert store.state("/fork") is None
+        assert (store.state("/source"), store.state("/grown")) == (source, grown)
+        held.go_on.set()
+        await commit
+        forked = store.state("/fork")
+        assert forked is not None
+        assert await read_stream(store, forked) == b"oldnew" + large
+        store._threads = usual
+        held.shutdown()
 
 
 async def test_a_store_can_be_opened_again(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import logging
 import os
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -81,6 +81,7 @@ class SqliteStore:
         self._failure: UnbrokenError | None = None
         self._overlay = Overlay()
         self._staging = Staging()
+        self._hidden: dict[str, StreamState | None] = {}
         self._due: dict[DueKind, list[Due]] = {}
         self._states: OrderedDict[str, StreamState] = OrderedDict()
         self._journal_id = 0
@@ -194,6 +195,8 @@ class SqliteStore:
         return self._last_number
 
     def state(self, path: str) -> StreamState | None:
+        if path in self._hidden:
+            return self._hidden[path]
         if self._overlay.covers(path):
             return self._overlay.state(path)
         state = self._states.get(path)
@@ -292,12 +295,14 @@ class SqliteStore:
             ahead = self._write_pieces(pieces)
             direct, folded = self._fold_large(changes, journal_id)
             folded += ahead
+            self._hide(change for change in changes if change.record.number in direct)
             packed = pack([change.record for change in changes if change.record.number not in direct])
             write_journal(self._writer, journal_id, packed)
             grown = {change.record.number for change in changes}
             folded += self._fold_some(journal_id, len(packed), len(grown), {pending.number for pending in folded})
             created = [change.record.number for change in changes if isinstance(change.record, Creation)]
             await self._finish(folded, journal_id, max(self._last_number, *created, 0))
+        self._hidden.clear()
         self._journal_id = journal_id
         self._drop(folded)
         for path, record, before, after in changes:
@@ -324,6 +329,15 @@ class SqliteStore:
                 folded += self._fold([*self._overlay.predecessors(pending), pending])
             self._staging.write(self._writer, piece)
         return folded
+
+    def _hide(self, changes: Iterable[Change]) -> None:
+        """Show these streams as they were until the commit is known to be durable, and for good if it fails.
+
+        The tables would show them as soon as SQLite has committed, before the rest of the commit can be seen: the bytes
+        that a fork shares, say.
+        """
+        for change in changes:
+            self._hidden.setdefault(change.path, change.before)
 
     def _settle(self, path: str, record: Record, after: StreamState | None) -> None:
         """Take over a change that went straight to the tables."""
