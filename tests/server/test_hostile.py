@@ -143,6 +143,32 @@ def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BodyReader.__init__, "__kwdefaults__", {"idle_timeout_s": 0.2})
 
 
+async def test_requests_sent_ahead_are_not_hoarded(tmp_path: Path, report_fact: Report) -> None:
+    """100,000 pipelined appends: the server reads on only when it has answered what it has read."""
+    count = 100_000
+    async with (
+        server_process(tmp_path, "--store", "memory") as server,
+        connect(*server.address) as other,
+        connect(*server.address) as hasty,
+    ):
+        await other.request("PUT", "/a", TEXT)
+        before = server.memory_bytes
+        request = encode_request("POST", "/a", TEXT, b"x")
+
+        async def read_answers() -> None:
+            for _ in range(count):
+                assert (await hasty.read_response()).status == 204
+
+        async with asyncio.timeout(120), asyncio.TaskGroup() as group:
+            group.create_task(read_answers())
+            for _ in range(count // 1000):
+                await hasty.send(request * 1000)
+        assert (await other.request("HEAD", "/a"))["stream-next-offset"].endswith(f"{count:016d}")
+        grown = server.peak_memory_bytes - before
+    report_fact(f"{count:,} pipelined appends: memory +{_mib(grown)}")
+    assert grown < 100 * MEBIBYTE
+
+
 @pytest.mark.parametrize("method", ["PUT", "POST"])
 async def test_stalled_upload_is_given_up(serve: Serve, short_patience: None, method: str) -> None:
     async with serve() as site, site.connect() as stalled:

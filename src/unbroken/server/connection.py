@@ -8,9 +8,10 @@ that is still to come, a proxy, an upgrade, a request before it that is not answ
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from unbroken.protocol.headers import Fields
@@ -43,6 +44,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
         super().connection_made(transport)
+        self.flow = _Flow(transport, self.pipeline)
         app = self.config.app
         if isinstance(app, AsgiApp) and not (self.access_log or self.root_path):
             self._app = app.app
@@ -127,6 +129,23 @@ class Connection(HttpToolsProtocol):
             super().on_headers_complete()
             if body:
                 super().on_body(body)
+
+
+class _Flow(FlowControl):
+    """Reads nothing more as long as requests that were sent ahead wait for their turn.
+
+    Args:
+        transport: of the connection.
+        pipeline: what waits.
+    """
+
+    def __init__(self, transport: asyncio.Transport, pipeline: Collection[object]) -> None:
+        super().__init__(transport)
+        self._pipeline = pipeline
+
+    def resume_reading(self) -> None:
+        if not self._pipeline:
+            super().resume_reading()
 
 
 _NO_ROOTS = ("",)
