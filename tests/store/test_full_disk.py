@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from unbroken.engine import Engine
 from unbroken.errors import OutcomeUnknown, StorageFull, StoreError
 from unbroken.store.sqlite import SqliteStore
 from unbroken.store.sqlite.check import check
@@ -154,4 +156,24 @@ async def test_a_store_survives_a_start_on_a_full_disk(small_disk: Path, tmp_pat
         assert await read_stream(data, state) == b"x" * 1_000_000
     await execute(data, create("/new"))
     await data.close()
+    assert check(small_disk / "data") == []
+
+
+async def test_a_large_append_for_which_there_is_no_room_fails_alone(small_disk: Path) -> None:
+    """It is found out when most of it is written; small ones beside it succeed, before and after."""
+    async with Engine(SqliteStore(small_disk / "data")) as engine:
+        for path in ("/big", "/small"):
+            await engine.create(path)
+        occupy(small_disk, leave_bytes=28 * MIB)
+        big = asyncio.create_task(engine.append("/big", b"x" * (24 * MIB)))
+        count = 0
+        while not big.done():
+            await engine.append("/small", b"y")
+            count += 1
+        assert isinstance(big.exception(), StorageFull)
+        assert engine.store.failure is None
+        assert (engine.head("/big").tail, engine.head("/small").tail) == (0, count)
+        (small_disk / "other").unlink()
+        await engine.append("/big", b"x" * (2 * MIB))
+        assert engine.head("/big").tail == 2 * MIB
     assert check(small_disk / "data") == []

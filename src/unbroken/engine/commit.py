@@ -15,7 +15,7 @@ from collections.abc import Callable
 from unbroken.engine.clock import Clock
 from unbroken.engine.expiry import Expiry
 from unbroken.engine.upload import Queued, Upload, is_large
-from unbroken.errors import Draining, OutcomeUnknown, Overloaded, UnbrokenError
+from unbroken.errors import Draining, OutcomeUnknown, Overloaded, StorageFull, UnbrokenError
 from unbroken.protocol.commands import Append, Command, Create, Outcome, Release
 from unbroken.protocol.lifetime import Instant
 from unbroken.protocol.stream import Decision, Record, Reference, Situation, decide
@@ -187,6 +187,10 @@ class Committer:
         if (upload := self._upload) is not None:
             self._abandoned.append(upload.number)
             self._let_go(upload)
+            if isinstance(error, StorageFull) and self._store.failure is None:
+                # Nothing was written, and without the large body there may be room for the others.
+                self._queue.extendleft(reversed(batch))
+                batch = []
             batch.append(upload.queued)
         failure = error if isinstance(error, UnbrokenError) else OutcomeUnknown(f"the commit failed: {error}")
         for queued in batch:

@@ -286,7 +286,7 @@ class SqliteStore:
         await self._checkpointer.after_commit(self._log_pages)
 
     async def _commit(self, changes: list[Change], pieces: list[Piece]) -> None:
-        records = (change.record for change in changes)
+        records = (change.record for change in changes if not self._staging.has(change.record))
         size_bytes = sum(len(record.data) for record in records if isinstance(record, Addition | Creation))
         self._check_space(size_bytes + sum(len(piece.data) for piece in pieces))
         journal_id = self._journal_id + 1
