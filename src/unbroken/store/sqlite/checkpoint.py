@@ -15,6 +15,8 @@ from concurrent.futures import Executor
 
 import apsw
 
+from unbroken.store.sqlite.schema import PAGE_BYTES
+
 __all__ = ["Checkpointer"]
 
 _PAGES_TO_START = 1_000
@@ -66,6 +68,11 @@ class Checkpointer:
         """Nothing else is going on: copy what is left, which also lets the file shrink."""
         if self._running is None and self._log_pages > self._copied_pages:
             self._running = self._start()
+
+    @property
+    def left_bytes(self) -> int:
+        """How much of the log is still to be copied."""
+        return (self._log_pages - self._copied_pages) * PAGE_BYTES
 
     @property
     def behind(self) -> bool:

@@ -25,6 +25,7 @@ __all__ = [
     "APPLICATION_ID",
     "DATABASE_NAME",
     "FORMAT_VERSION",
+    "PAGE_BYTES",
     "DirectoryLock",
     "open_checkpointer",
     "open_reader",
@@ -44,7 +45,7 @@ _WRITER_CACHE_KIB = 32 * 1024
 _READER_CACHE_KIB = 8 * 1024
 
 # Measured beside 4 and 16 KiB: as quick to commit and to fold as either, and reads a third faster than 4 KiB.
-_PAGE_BYTES = 8192
+PAGE_BYTES = 8192
 
 _TABLES = """
 CREATE TABLE meta (
@@ -165,7 +166,7 @@ def open_writer(directory: Path, *, vfs: str | None = None) -> apsw.Connection:
     db.set_busy_timeout(_BUSY_TIMEOUT_MS)
     is_new = _check_ours(db, file)
     if is_new:
-        rows(db, f"PRAGMA page_size = {_PAGE_BYTES}; PRAGMA auto_vacuum = INCREMENTAL")
+        rows(db, f"PRAGMA page_size = {PAGE_BYTES}; PRAGMA auto_vacuum = INCREMENTAL")
     # Some answer with a row, and what follows in the same call is done only once that is fetched.
     rows(db, "PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0; PRAGMA synchronous = FULL")
     if is_new:

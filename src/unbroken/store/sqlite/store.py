@@ -456,9 +456,10 @@ class SqliteStore:
     def _check_space(self, size_bytes: int) -> None:
         """Refuse while nothing has been tried yet: that way a full disk needs no restart once there is room again.
 
-        New bytes need room in the log and, until that starts over, in the database too.
+        New bytes need room in the log and, until that starts over, in the database too; what came before them and is
+        still to be copied needs it as well.
         """
-        if self._free_bytes() < RESERVE_BYTES + 2 * size_bytes:
+        if self._free_bytes() < RESERVE_BYTES + 2 * size_bytes + self._checkpointer.left_bytes:
             raise StorageFull("the disk is almost full; nothing was written")
 
     def _free_bytes(self) -> int:
