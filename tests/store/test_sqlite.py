@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from unbroken.protocol.producers import ProducerStamp
 from unbroken.store.sqlite import SqliteStore
 from unbroken.store.sqlite.check import check
 from unbroken.store.sqlite.schema import DATABASE_NAME
+from unbroken.store.sqlite.worker import Worker
 from unbroken.testing.faults import FaultyDisk, Operation
 from unbroken.testing.store_bench import append, create, execute, fork, read_stream, settle
 
@@ -218,21 +218,20 @@ async def test_somebody_elses_checkpoint_is_no_failure(tmp_path: Path) -> None:
             assert await read_stream(store, state) == b"0123456789" * 6
 
 
-class Held(ThreadPoolExecutor):
+class Held(Worker):
     """Commits, and keeps that to itself until it is let go."""
 
     def __init__(self) -> None:
-        super().__init__(1)
+        super().__init__("held")
         self.committed, self.go_on = threading.Event(), threading.Event()
 
-    def submit(self, act: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
-        def run() -> Any:
-            done = act(*args, **options)
+    def run(self, act: Callable[[], object]) -> asyncio.Future[None]:
+        def commit() -> None:
+            act()
             self.committed.set()
             self.go_on.wait(20)
-            return done
 
-        return super().submit(run)
+        return super().run(commit)
 
 
 async def test_nothing_of_a_commit_is_seen_before_all_of_it_can_be(tmp_path: Path) -> None:
@@ -244,8 +243,8 @@ async def test_nothing_of_a_commit_is_seen_before_all_of_it_can_be(tmp_path: Pat
         source, grown = store.state("/source"), store.state("/grown")
         assert source is not None
         large = bytes(LARGE_BYTES)
-        usual, held = store._threads, Held()
-        store._threads = held
+        usual, held = store._committer, Held()
+        store._committer = held
         commit = asyncio.create_task(
             execute(store, append("/source", b"new"), fork("/fork", "/source", data=large), append("/grown", large))
         )
@@ -257,8 +256,8 @@ async def test_nothing_of_a_commit_is_seen_before_all_of_it_can_be(tmp_path: Pat
         forked = store.state("/fork")
         assert forked is not None
         assert await read_stream(store, forked) == b"oldnew" + large
-        store._threads = usual
-        held.shutdown()
+        store._committer = usual
+        held.close()
 
 
 async def test_a_store_can_be_opened_again(tmp_path: Path) -> None:

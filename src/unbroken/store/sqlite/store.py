@@ -13,7 +13,6 @@ store takes no more writes until it is opened again. Reads go on.
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 import itertools
 import logging
@@ -39,6 +38,7 @@ from unbroken.store.sqlite.reading import Reader
 from unbroken.store.sqlite.records import pack, write_journal
 from unbroken.store.sqlite.schema import DATABASE_NAME, DirectoryLock, open_checkpointer, open_reader, open_writer
 from unbroken.store.sqlite.staging import Staging
+from unbroken.store.sqlite.worker import Worker
 from unbroken.store.staged import Piece, StagedTransaction
 
 __all__ = ["SqliteStore"]
@@ -120,7 +120,8 @@ class SqliteStore:
         resources.callback(_close, checkpoint_db)
         self._reader = Reader(lambda: open_reader(self.directory, vfs=self._vfs))
         resources.callback(self._reader.close)
-        self._threads = resources.enter_context(ThreadPoolExecutor(1, thread_name_prefix="unbroken-commit"))
+        self._committer = Worker("unbroken-commit")
+        resources.callback(self._committer.close)
         thread = resources.enter_context(ThreadPoolExecutor(1, thread_name_prefix="unbroken-checkpoint"))
         self._checkpointer = Checkpointer(checkpoint_db, file, thread, self._fail)
 
@@ -434,7 +435,10 @@ class SqliteStore:
         if folded or self._untrimmed:
             first_id = self._overlay.first_id({pending.number for pending in folded}, journal_id)
             self._untrimmed = trim_journal(self._writer, first_id)
-        await asyncio.get_running_loop().run_in_executor(self._threads, self._writer.execute, "COMMIT")
+        await self._committer.run(self._end)
+
+    def _end(self) -> None:
+        self._writer.execute("COMMIT")
 
     def _drop(self, folded: list[Pending]) -> None:
         for pending in folded:
