@@ -7,8 +7,10 @@ a start after a crash can discard them.
 from __future__ import annotations
 
 import apsw
+import msgspec
 
 from unbroken.protocol.stream import Addition, Record
+from unbroken.store.base import Change
 from unbroken.store.sqlite.chunks import write_chunks
 from unbroken.store.sqlite.schema import rows
 from unbroken.store.staged import Piece
@@ -44,15 +46,21 @@ class Staging:
         write_chunks(db, number, piece.position, piece.data, runs, grown=False)
         self._ends[number] = (start, piece.position + len(piece.data))
 
-    def has(self, record: Record) -> bool:
-        """Whether this is the record whose bytes are all there already."""
-        return isinstance(record, Addition) and record.number in self._ends
+    def has(self, changes: list[Change]) -> bool:
+        """Whether this is the one change whose bytes are there already."""
+        return len(changes) == 1 and isinstance(changes[0].record, Addition) and changes[0].record.number in self._ends
 
-    def complete(self, db: apsw.Connection, record: Addition) -> None:
-        """Make the pieces part of their stream, in the transaction that writes the record."""
+    def complete(self, db: apsw.Connection, record: Record) -> Addition:
+        """Make the pieces part of their stream, in the transaction that writes the record.
+
+        Returns:
+            The record without its bytes.
+        """
+        assert isinstance(record, Addition)
         start, end = self._ends.pop(record.number)
         assert (start, end) == (record.position, record.position + len(record.data)), "the record brings all pieces"
         db.execute("DELETE FROM staging WHERE stream = ?", (record.number,))
+        return msgspec.structs.replace(record, data=b"")
 
     def abandon(self, numbers: list[int]) -> None:
         """The records for these streams' pieces will not come."""

@@ -19,7 +19,7 @@ import logging
 import os
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -272,7 +272,7 @@ class SqliteStore:
         yield transaction
         self._staging.abandon(transaction.unstaged)
         if transaction.changes:
-            await self._commit(transaction.changes, transaction.pieces)
+            await self._commit(transaction)
         elif transaction.pieces:
             await self._stage(transaction.pieces)
 
@@ -286,23 +286,22 @@ class SqliteStore:
         self._drop(folded)
         await self._checkpointer.after_commit(self._log_pages)
 
-    async def _commit(self, changes: list[Change], pieces: list[Piece]) -> None:
-        records = (change.record for change in changes if not self._staging.has(change.record))
-        size_bytes = sum(len(record.data) for record in records if isinstance(record, Addition | Creation))
-        self._check_space(size_bytes + sum(len(piece.data) for piece in pieces))
+    async def _commit(self, transaction: StagedTransaction) -> None:
+        changes, pieces = transaction.changes, transaction.pieces
+        sizes = [_size_of(change.record) for change in changes]
+        direct = _with_large_body(changes) if max(sizes) >= LARGE_BYTES else set()
+        written_ahead = self._staging.has(changes)
+        self._check_space(sum(len(piece.data) for piece in pieces) + (0 if written_ahead else sum(sizes)))
         journal_id = self._journal_id + 1
         with self._writing():
             self._begin()
-            ahead = self._write_pieces(pieces)
-            direct, folded = self._fold_large(changes, journal_id)
-            folded += ahead
-            self._hide(change for change in changes if change.record.number in direct)
+            folded = self._write_pieces(pieces)
+            if direct:
+                folded += self._fold_large(changes, direct, journal_id)
             packed = pack([change.record for change in changes if change.record.number not in direct])
             write_journal(self._writer, journal_id, packed)
-            grown = {change.record.number for change in changes}
-            folded += self._fold_some(journal_id, len(packed), len(grown), {pending.number for pending in folded})
-            created = [change.record.number for change in changes if isinstance(change.record, Creation)]
-            await self._finish(folded, journal_id, max(self._last_number, *created, 0))
+            folded += self._fold_some(journal_id, changes, len(packed), {pending.number for pending in folded})
+            await self._finish(folded, journal_id, transaction.next_number() - 1)
         self._hidden.clear()
         self._journal_id = journal_id
         self._drop(folded)
@@ -331,7 +330,7 @@ class SqliteStore:
             self._staging.write(self._writer, piece)
         return folded
 
-    def _hide(self, changes: Iterable[Change]) -> None:
+    def _hide(self, changes: list[Change]) -> None:
         """Show these streams as they were until the commit is known to be durable, and for good if it fails.
 
         The tables would show them as soon as SQLite has committed, before the rest of the commit can be seen: the bytes
@@ -349,11 +348,9 @@ class SqliteStore:
         else:
             self._states.pop(path, None)
 
-    def _fold_large(self, changes: list[Change], journal_id: int) -> tuple[set[int], list[Pending]]:
+    def _fold_large(self, changes: list[Change], direct: set[int], journal_id: int) -> list[Pending]:
         """Fold the streams of this commit that got a large body, this commit's records included."""
-        direct = _with_large_body(changes)
-        direct.update(change.record.number for change in changes if self._staging.has(change.record))
-        self._trash |= bool(direct)
+        self._trash = True
         folded: list[Pending] = []
         for number in direct:
             own = [change for change in changes if change.record.number == number]
@@ -365,16 +362,19 @@ class SqliteStore:
                 before = own[0].before
                 base = 0 if before is None else before.tail
                 whole = Pending(number, own[0].path, base, journal_id, own[0].record.time_ms)
-            for change in own:
-                whole.add(change.record, change.after)
             folded += self._fold(self._overlay.predecessors(whole))
-            if self._staging.has(record := own[-1].record) and isinstance(record, Addition):
-                self._staging.complete(self._writer, record)
-                whole.forget_bytes()
+            records = (
+                [self._staging.complete(self._writer, own[0].record)]
+                if self._staging.has(own)
+                else [change.record for change in own]
+            )
+            for record, change in zip(records, own, strict=True):
+                whole.add(record, change.after)
             fold(self._writer, whole, journal_id, self._overlay)
-        return direct, folded
+            self._hide(own)
+        return folded
 
-    def _fold_some(self, journal_id: int, inflow_bytes: int, inflow_streams: int, but: set[int]) -> list[Pending]:
+    def _fold_some(self, journal_id: int, changes: list[Change], inflow_bytes: int, but: set[int]) -> list[Pending]:
         """Fold a share with this commit while the overlay is over its budget: more than comes in."""
         overlay = self._overlay
         size = max(overlay.cost_bytes / self._overlay_bytes_max, len(overlay.streams) / OVERLAY_STREAMS_MAX)
@@ -382,7 +382,8 @@ class SqliteStore:
         if not self._over_budget:
             return [] if journal_id % _COMMITS_PER_CHORE else self._tidy(but)
         cost_bytes = max(_FOLD_BYTES_PER_COMMIT, 2 * inflow_bytes)
-        streams = max(_FOLD_STREAMS_PER_COMMIT, 5 * inflow_streams // 4)
+        grown = {change.record.number for change in changes}
+        streams = max(_FOLD_STREAMS_PER_COMMIT, 5 * len(grown) // 4)
         return self._fold(choose(overlay, cost_bytes=cost_bytes, streams=streams, before_ms=None, but=but))
 
     def _tidy(self, but: set[int]) -> list[Pending]:
@@ -500,6 +501,10 @@ def _due_by_kind(overlay: Overlay) -> dict[DueKind, list[Due]]:
             if (expires_at_ms := state.lifetime.expires_at_ms) is not None:
                 found["expires_at_ms"].append(Due(expires_at_ms, state.number, state.path))
     return {kind: sorted(due) for kind, due in found.items()}
+
+
+def _size_of(record: Record) -> int:
+    return len(record.data) if isinstance(record, Addition | Creation) else 0
 
 
 def _with_large_body(changes: list[Change]) -> set[int]:
