@@ -39,6 +39,7 @@ __all__ = ["App"]
 
 _log = logging.getLogger("unbroken.server")
 _SUB_OFFSET_MAX = 10**15
+_SMALL_BYTES = 16 * 1024
 
 
 class App:
@@ -55,6 +56,7 @@ class App:
         self._public_url = settings.public_url
         self._cors = CorsPolicy(settings.cors_origin, settings.public_url)
         self._bodies = BodyReader(settings.max_body)
+        self._small_bytes = min(_SMALL_BYTES, settings.max_body)
         self._reads = Reads(engine, settings)
         self._reserved = Reserved(engine)
 
@@ -149,8 +151,13 @@ class App:
         return (base + quote(path, safe="/~!$&'()*+,;=:@")).encode("latin-1")
 
     async def _append(self, request: Request, path: str) -> Response:
-        with await self._bodies.read(request) as body:
+        body = request.arrived
+        if body is not None and len(body) <= self._small_bytes:
+            # Nothing to wait for or to count, which would cost as much as to decide the append.
             outcome = await self.engine.execute(await self._append_command(request.fields, path, body))
+        else:
+            with await self._bodies.read(request) as body:
+                outcome = await self.engine.execute(await self._append_command(request.fields, path, body))
         if isinstance(outcome, UnbrokenError):
             raise outcome
         assert isinstance(outcome, Appended)
