@@ -34,7 +34,7 @@ async def test_delete_one_and_all_below_a_prefix() -> None:
         assert await run(server, f"{server.url}/c%20d") == (0, "", "")
         assert [state.path for state in server.engine.streams()] == ["/a", "/a/1", "/a/2"]
         assert await run(server, "/a/", "--prefix") == (0, "deleted 2 streams\n", "")
-        assert await run(server, f"{server.url}/a", "--prefix", "--yes") == (0, "deleted 1 streams\n", "")
+        assert await run(server, f"{server.url}/a", "--prefix", "--yes") == (0, "deleted 1 stream\n", "")
         assert list(server.engine.streams()) == []
 
 

@@ -43,7 +43,8 @@ def delete(
             return
         if not yes and sys.stdin.isatty():
             typer.confirm(f"Delete every stream of {base} whose path begins with {path}?", abort=True)
-        typer.echo(f"deleted {_delete_all(base, path)} streams")
+        count = _delete_all(base, path)
+        typer.echo(f"deleted {count} {'stream' if count == 1 else 'streams'}")
     except urllib.error.HTTPError as error:
         _fail(f"{target}: {_reason(error)}", 1)
     except (OSError, http.client.HTTPException) as error:
