@@ -137,7 +137,21 @@ async def test_large_batches_are_cut() -> None:
         await settle()
         store.open_gate()
         await asyncio.gather(blocker, *large)
-        assert store.commits - before == 4, "at most about 4 MiB each: the one at the gate, then 4, 4 and 2"
+        assert store.commits - before == 6, "at most about 2 MiB each: the one at the gate, then 2 five times"
+
+
+async def test_long_batches_are_cut() -> None:
+    """A batch keeps the event loop busy for as long as it takes to decide it."""
+    async with _engine() as (engine, store):
+        store.shut_gate()
+        blocker = asyncio.create_task(engine.append("/a", b"1"))
+        await store.at_gate.wait()
+        before = store.commits
+        many = [asyncio.create_task(engine.append("/a", b"x")) for _ in range(1100)]
+        await settle()
+        store.open_gate()
+        await asyncio.gather(blocker, *many)
+        assert store.commits - before == 4, "at most 512 each: the one at the gate, then 512, 512 and 76"
 
 
 async def test_cancelled_caller_harms_nobody() -> None:

@@ -25,8 +25,8 @@ _log = logging.getLogger("unbroken.engine")
 
 __all__ = ["BATCH_BYTES_MAX", "QUEUE_MAX", "Committer"]
 
-BATCH_BYTES_MAX = 4 * 1024 * 1024
-BATCH_COMMANDS_MAX = 4096
+BATCH_BYTES_MAX = 2 * 1024 * 1024
+BATCH_COMMANDS_MAX = 512
 QUEUE_MAX = 65_536
 _IDLE_MAINTENANCE_S = 0.5
 _CATCH_UP_S = 0.005
