@@ -26,14 +26,18 @@ __all__ = [
     "DATABASE_NAME",
     "FORMAT_VERSION",
     "PAGE_BYTES",
+    "RESTORING_NAME",
     "DirectoryLock",
     "open_checkpointer",
     "open_reader",
     "open_writer",
+    "refuse_unfinished",
     "rows",
+    "sync",
 ]
 
 DATABASE_NAME = "unbroken.db"
+RESTORING_NAME = ".restoring"
 APPLICATION_ID = 0x556E6272  # "Unbr"
 FORMAT_VERSION = 1
 
@@ -149,6 +153,16 @@ class DirectoryLock:
             self._file = None
 
 
+def refuse_unfinished(directory: Path) -> None:
+    """Begin no new database where one was about to be restored.
+
+    Raises:
+        StoreError: the restore was interrupted.
+    """
+    if (directory / RESTORING_NAME).exists() and not (directory / DATABASE_NAME).exists():
+        raise StoreError(f"a restore into {directory} was interrupted: run it again, or delete {RESTORING_NAME} there")
+
+
 def open_writer(directory: Path, *, vfs: str | None = None) -> apsw.Connection:
     """Open the connection that writes, creating the database if it is not there.
 
@@ -171,8 +185,8 @@ def open_writer(directory: Path, *, vfs: str | None = None) -> apsw.Connection:
     rows(db, "PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0; PRAGMA synchronous = FULL")
     if is_new:
         _create(db)
-        _sync_directory(directory)
-        _sync_directory(directory.resolve().parent)
+        sync(directory)
+        sync(directory.resolve().parent)
     # Only once the tables are known: reading them puts such settings back to their defaults.
     rows(db, "SELECT 1 FROM sqlite_schema")
     rows(db, f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}; PRAGMA cache_spill = OFF")
@@ -242,8 +256,9 @@ def _pragma(db: apsw.Connection, name: str) -> int:
     return value
 
 
-def _sync_directory(directory: Path) -> None:
-    file = os.open(directory, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make a file, or the names in a directory, durable."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(file)
     finally:

@@ -29,14 +29,22 @@ import msgspec
 
 from unbroken.errors import OutcomeUnknown, StorageFull, StoreError, StoreReadOnly, Unavailable, UnbrokenError
 from unbroken.protocol.producers import Producer
-from unbroken.protocol.stream import Addition, Creation, Deletion, Record, Reference, StreamState, apply
+from unbroken.protocol.stream import Addition, Creation, Deletion, Record, Reference, StreamState
 from unbroken.store.base import Change, Due, DueKind, Hold
 from unbroken.store.sqlite.checkpoint import Checkpointer
 from unbroken.store.sqlite.folding import choose, empty_trash, fold, return_space, trim_journal
 from unbroken.store.sqlite.overlay import Overlay, Pending
 from unbroken.store.sqlite.reading import Reader
 from unbroken.store.sqlite.records import pack, write_journal
-from unbroken.store.sqlite.schema import DATABASE_NAME, DirectoryLock, open_checkpointer, open_reader, open_writer
+from unbroken.store.sqlite.replay import replay
+from unbroken.store.sqlite.schema import (
+    DATABASE_NAME,
+    DirectoryLock,
+    open_checkpointer,
+    open_reader,
+    open_writer,
+    refuse_unfinished,
+)
 from unbroken.store.sqlite.staging import Staging
 from unbroken.store.sqlite.worker import Worker
 from unbroken.store.staged import Piece, StagedTransaction
@@ -110,6 +118,7 @@ class SqliteStore:
         """Take everything that is to be let go of, in the opposite order, at the end."""
         self._lock.acquire()
         resources.callback(self._lock.release)
+        refuse_unfinished(self.directory)
         # To be closed after all connections: SQLite's locks on the file go with any descriptor of it.
         file = os.open(self.directory / DATABASE_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         resources.callback(os.close, file)
@@ -129,45 +138,9 @@ class SqliteStore:
         """Replay the journal into the overlay."""
         self._staging.recover(self._writer)
         self.identity = str(self._reader.meta("identity"))
-        self._saved_number = self._last_number = self._reader.meta("last_number")
-        self._overlay.holds = {hold.fork: hold for hold in self._reader.holds()}
-        applied: dict[int, int] = {}
-        states: dict[int, StreamState | None] = {}
-        for journal_id, records in self._reader.journal():
-            self._journal_id = journal_id
-            for record in records:
-                self._replay(journal_id, record, states, applied)
+        self._saved_number = self._reader.meta("last_number")
+        self._journal_id, self._last_number = replay(self._reader, self._overlay)
         self._due = _due_by_kind(self._overlay)
-
-    def _replay(
-        self, journal_id: int, record: Record, states: dict[int, StreamState | None], applied: dict[int, int]
-    ) -> None:
-        number = record.number
-        if number not in states:
-            found = self._reader.state_by_number(number)
-            states[number], applied[number] = (None, 0) if found is None else found
-        if isinstance(record, Creation):
-            self._last_number = max(self._last_number, number)
-        if isinstance(record, Reference) and record.delta < 0:
-            self._overlay.holds.pop(record.fork, None)
-        before = states[number]
-        if journal_id <= applied[number] or (before is None and not self._begins(record)):
-            return  # folded already; or its stream's deletion is
-        after = states[number] = apply(before, record)
-        path = record.path if isinstance(record, Creation) else before.path if before is not None else ""
-        if isinstance(record, Deletion):
-            self._overlay.hold(record, before)
-        self._overlay.add(path, record, after, journal_id)
-
-    def _begins(self, record: Record) -> bool:
-        """Whether this is where a stream begins that is not known to have ended.
-
-        Where the tables have a later stream at its path, its whole life is over and folded.
-        """
-        if not isinstance(record, Creation):
-            return False
-        later = self._reader.state(record.path)
-        return later is None or later.number < record.number
 
     async def close(self) -> None:
         end_s = time.monotonic() + _CLOSE_S
@@ -315,6 +288,17 @@ class SqliteStore:
             else:
                 self._overlay.add(path, record, after, journal_id)
         await self._checkpointer.after_commit(self._log_pages)
+
+    async def fold_everything(self) -> bool:
+        """Bring all that is unfolded into the tables, and discard bodies that were never completed.
+
+        Returns:
+            Whether it is done; it is not if the disk is almost full.
+        """
+        while self._failure is None and (self._overlay.streams or self._staging.has_discarded):
+            if not await self._housekeep(streams=1_000, cost_bytes=8 * 1024 * 1024):
+                return False
+        return self._failure is None
 
     def _begin(self) -> None:
         self._writer.execute("BEGIN IMMEDIATE")
