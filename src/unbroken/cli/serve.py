@@ -20,6 +20,10 @@ def serve(
     port: Annotated[Flag, typer.Option(help="TCP port; 0 lets the system choose. [9999]")] = None,
     data_dir: Annotated[Flag, typer.Option(help="Where the sqlite store keeps its files. [./unbroken-data]")] = None,
     store: Annotated[Flag, typer.Option(help="sqlite (durable) or memory (gone at the end). [sqlite]")] = None,
+    litestream: Annotated[
+        bool | None,
+        typer.Option("--litestream/--no-litestream", help="Leave checkpoints to Litestream, running beside it. [no]"),
+    ] = None,
     page_size: Annotated[Flag, typer.Option(help="Greatest size of a read's answer. [1MiB]")] = None,
     max_body: Annotated[Flag, typer.Option(help="Greatest request body. [64MiB]")] = None,
     long_poll_timeout: Annotated[Flag, typer.Option(help="Seconds a long-poll waits for news. [30]")] = None,
@@ -44,6 +48,7 @@ def serve(
         "port": port,
         "data_dir": data_dir,
         "store": store,
+        "litestream": litestream,
         "page_size": page_size,
         "max_body": max_body,
         "long_poll_timeout": long_poll_timeout,

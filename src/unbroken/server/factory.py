@@ -15,8 +15,9 @@ __all__ = ["create_app", "create_engine"]
 
 def create_engine(settings: Settings) -> Engine:
     """An engine on the store that the settings name; not started yet."""
-    store = MemoryStore() if settings.store == "memory" else SqliteStore(settings.data_dir)
-    return Engine(store, page_bytes=settings.page_size)
+    if settings.store == "memory":
+        return Engine(MemoryStore(), page_bytes=settings.page_size)
+    return Engine(SqliteStore(settings.data_dir, litestream=settings.litestream), page_bytes=settings.page_size)
 
 
 def create_app(settings: Settings | None = None, *, watch_signals: bool = True, **overrides: Any) -> AsgiApp:

@@ -34,6 +34,7 @@ class Settings:
         port: TCP port to listen on; 0 lets the system choose.
         data_dir: where the sqlite store keeps its files.
         store: ``sqlite`` (durable) or ``memory`` (gone when the server ends).
+        litestream: leave the checkpoints of the sqlite store to Litestream, which must be running.
         page_size: greatest size of a read's answer, in bytes.
         max_body: greatest request body, in bytes.
         long_poll_timeout: seconds until a long-poll without news is answered.
@@ -49,6 +50,7 @@ class Settings:
     port: int = 9999
     data_dir: Path = Path("unbroken-data")
     store: StoreKind = "sqlite"
+    litestream: bool = False
     page_size: int = 1024 * 1024
     max_body: int = 64 * 1024 * 1024
     long_poll_timeout: float = 30.0
@@ -99,6 +101,13 @@ def _choice(*allowed: str) -> Any:
     return parse
 
 
+def _switch(value: object) -> bool:
+    text = str(value).strip().lower()
+    if text not in ("true", "false", "1", "0", "yes", "no", "on", "off"):
+        raise ValueError("must be true or false")
+    return text in ("true", "1", "yes", "on")
+
+
 def _text(value: object) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError("must be a text that is not empty")
@@ -130,6 +139,7 @@ _PARSERS: Mapping[str, Any] = {
     "port": _port,
     "data_dir": lambda value: Path(_text(str(value))),
     "store": _choice(*get_args(StoreKind)),
+    "litestream": _switch,
     "page_size": _size(16, 64 * 2**20),
     "max_body": _size(1, 2**30),
     "long_poll_timeout": _seconds,

@@ -31,7 +31,15 @@ from unbroken.protocol.stream import Lineage
 from unbroken.store.sqlite.backup import Progress
 from unbroken.store.sqlite.check import Report, examine
 from unbroken.store.sqlite.records import pack, unpack_former
-from unbroken.store.sqlite.schema import DATABASE_NAME, RESTORING_NAME, DirectoryLock, open_writer, rows, sync
+from unbroken.store.sqlite.schema import (
+    DATABASE_NAME,
+    RESTORING_NAME,
+    DirectoryLock,
+    empty_log,
+    open_writer,
+    rows,
+    sync,
+)
 from unbroken.store.sqlite.snapshot import Snapshot, find_database, open_still, require_ours
 from unbroken.store.sqlite.store import SqliteStore
 
@@ -152,7 +160,7 @@ async def _make(work: Path, now_us: int, told: Progress) -> Report:
         rows(db, "PRAGMA cache_spill = ON; BEGIN IMMEDIATE")
         renumber(db, now_us)
         rows(db, "COMMIT")
-        db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        empty_log(db)
     return report
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "PAGE_BYTES",
     "RESTORING_NAME",
     "DirectoryLock",
+    "empty_log",
     "open_checkpointer",
     "open_reader",
     "open_writer",
@@ -166,8 +167,7 @@ def refuse_unfinished(directory: Path) -> None:
 def open_writer(directory: Path, *, vfs: str | None = None) -> apsw.Connection:
     """Open the connection that writes, creating the database if it is not there.
 
-    Returns only after everything in the write-ahead log has been copied and synced: whatever can be read from now on
-    is durable, even if the log held a commit that was never acknowledged.
+    What is in the write-ahead log may not be durable yet: see `empty_log`.
 
     Raises:
         StoreError: not our database, of a newer format, or SQLite is too old.
@@ -192,8 +192,24 @@ def open_writer(directory: Path, *, vfs: str | None = None) -> apsw.Connection:
     rows(db, f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}; PRAGMA cache_spill = OFF")
     rows(db, f"PRAGMA journal_size_limit = {_LOG_BYTES_KEPT}")
     rows(db, "PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA checkpoint_fullfsync = ON")
-    db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
     return db
+
+
+def empty_log(db: apsw.Connection) -> None:
+    """Copy everything in the write-ahead log into the database, and sync it.
+
+    Whatever can be read from now on is durable, even if the log held a commit that was never acknowledged.
+
+    Raises:
+        StoreError: somebody else keeps reading from it.
+    """
+    try:
+        db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    except apsw.BusyError:
+        raise StoreError(
+            "another program is reading the database, so that its write-ahead log cannot be emptied: if that is "
+            "Litestream, start with --litestream; if it is a backup or a dump, wait for it"
+        ) from None
 
 
 def open_reader(directory: Path, *, vfs: str | None = None) -> apsw.Connection:

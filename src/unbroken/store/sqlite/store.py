@@ -33,6 +33,7 @@ from unbroken.protocol.stream import Addition, Creation, Deletion, Record, Refer
 from unbroken.store.base import Change, Due, DueKind, Hold
 from unbroken.store.sqlite.checkpoint import Checkpointer
 from unbroken.store.sqlite.folding import choose, empty_trash, fold, return_space, trim_journal
+from unbroken.store.sqlite.litestream import LeftToLitestream, make_durable
 from unbroken.store.sqlite.overlay import Overlay, Pending
 from unbroken.store.sqlite.reading import Reader
 from unbroken.store.sqlite.records import pack, write_journal
@@ -40,6 +41,7 @@ from unbroken.store.sqlite.replay import replay
 from unbroken.store.sqlite.schema import (
     DATABASE_NAME,
     DirectoryLock,
+    empty_log,
     open_checkpointer,
     open_reader,
     open_writer,
@@ -73,14 +75,21 @@ class SqliteStore:
         directory: where the database is; one process at a time may have it open.
         overlay_bytes_max: unfolded bytes kept in memory before folding sets in.
         vfs: name of a registered SQLite VFS to go through, for fault injection.
+        litestream: leave checkpoints to Litestream.
     """
 
     def __init__(
-        self, directory: Path | str, *, overlay_bytes_max: int = OVERLAY_BYTES_MAX, vfs: str | None = None
+        self,
+        directory: Path | str,
+        *,
+        overlay_bytes_max: int = OVERLAY_BYTES_MAX,
+        vfs: str | None = None,
+        litestream: bool = False,
     ) -> None:
         self.directory = Path(directory)
         self.identity = ""
         self._vfs = vfs
+        self._litestream = litestream
         self._overlay_bytes_max = overlay_bytes_max
         self._lock = DirectoryLock(self.directory)
         self._forget()
@@ -124,13 +133,21 @@ class SqliteStore:
         resources.callback(os.close, file)
         self._writer = open_writer(self.directory, vfs=self._vfs)
         resources.callback(_close, self._writer)
+        # Before anything is read: whatever is shown is durable.
+        if self._litestream:
+            make_durable(self._writer, self.directory)
+        else:
+            empty_log(self._writer)
         self._writer.set_wal_hook(self._on_commit)
-        checkpoint_db = open_checkpointer(self.directory, vfs=self._vfs)
-        resources.callback(_close, checkpoint_db)
         self._reader = Reader(lambda: open_reader(self.directory, vfs=self._vfs))
         resources.callback(self._reader.close)
         self._committer = Worker("unbroken-commit")
         resources.callback(self._committer.close)
+        if self._litestream:
+            self._checkpointer: Checkpointer | LeftToLitestream = LeftToLitestream()
+            return
+        checkpoint_db = open_checkpointer(self.directory, vfs=self._vfs)
+        resources.callback(_close, checkpoint_db)
         thread = resources.enter_context(ThreadPoolExecutor(1, thread_name_prefix="unbroken-checkpoint"))
         self._checkpointer = Checkpointer(checkpoint_db, file, thread, self._fail)
 
