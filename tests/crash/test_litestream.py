@@ -33,7 +33,7 @@ dbs:
   - path: {root}/data/unbroken.db
     monitor-interval: 100ms
     checkpoint-interval: 1s
-    min-checkpoint-page-count: 100
+    truncate-page-n: 1000
     replica:
       path: {root}/replica
       sync-interval: 100ms
@@ -101,14 +101,11 @@ async def grown(acknowledged: dict[str, int], by: int) -> None:
 @pytest.mark.skipif(LITESTREAM is None, reason="litestream is not installed (https://litestream.io)")
 async def test_what_was_copied_before_the_crash_comes_back(tmp_path: Path) -> None:
     acknowledged: dict[str, int] = {}
-    log = tmp_path / "data" / f"{DATABASE_NAME}-wal"
     async with server_process(tmp_path, "--litestream") as server, replicating(tmp_path) as replicator:
         writers = [asyncio.create_task(write(server, f"/s/{index}", acknowledged)) for index in range(WRITERS)]
         await grown(acknowledged, 2_000)
         before = dict(acknowledged)
         await run("sync", "-wait", "-socket", f"{tmp_path}/socket", f"{tmp_path}/data/{DATABASE_NAME}")
-        # Litestream makes the checkpoints: the log is shorter than what was written.
-        assert log.stat().st_size < 2_000 * BODY_BYTES
         await grown(acknowledged, 200)
         replicator.send_signal(signal.SIGKILL)
         await kill(server)

@@ -9,13 +9,15 @@ from collections.abc import Container
 
 import apsw
 
+from unbroken.protocol.producers import Producer
+from unbroken.protocol.stream import StreamState
 from unbroken.store.runs import unpack_runs
 from unbroken.store.sqlite.chunks import write_chunks
 from unbroken.store.sqlite.overlay import Overlay, Pending
 from unbroken.store.sqlite.records import STREAM_COLUMNS, state_to_row, unpack_former
 from unbroken.store.sqlite.schema import rows
 
-__all__ = ["choose", "empty_trash", "fold", "return_space", "trim_journal"]
+__all__ = ["choose", "empty_trash", "fold", "return_space", "trim_journal", "write_producer", "write_state"]
 
 _TRASH_CHUNKS_PER_STEP = 128
 _TRASH_BYTES_PER_STEP = 4 * 1024 * 1024
@@ -77,9 +79,19 @@ def fold(db: apsw.Connection, pending: Pending, applied: int, overlay: Overlay) 
     if pending.data:
         runs = unpack_runs(pending.runs)
         write_chunks(db, pending.number, pending.base, bytes(pending.data), runs, grown=not pending.born)
-    db.execute(_UPSERT_STREAM, (*state_to_row(pending.state), applied))
+    write_state(db, pending.state, applied)
     for producer_id, producer in pending.producers.items():
-        db.execute(_UPSERT_PRODUCER, (pending.number, producer_id, producer.epoch, producer.seq))
+        write_producer(db, pending.number, producer_id, producer)
+
+
+def write_state(db: apsw.Connection, state: StreamState, applied: int) -> None:
+    """Write a stream's row, in which journal rows up to ``applied`` are."""
+    db.execute(_UPSERT_STREAM, (*state_to_row(state), applied))
+
+
+def write_producer(db: apsw.Connection, number: int, producer_id: str, producer: Producer) -> None:
+    """Write what was last accepted from a producer."""
+    db.execute(_UPSERT_PRODUCER, (number, producer_id, producer.epoch, producer.seq))
 
 
 def _fold_deletion(db: apsw.Connection, pending: Pending, overlay: Overlay) -> None:
