@@ -47,6 +47,7 @@ class LeftToLitestream:
     """Stands in for `unbroken.store.sqlite.checkpoint.Checkpointer`, and makes no checkpoints."""
 
     behind = False
+    left_bytes = 0
 
     def __init__(self) -> None:
         self._warn_pages = _PAGES_TO_WARN
