@@ -347,13 +347,6 @@ async def test_crashed_before_anything_but_a_large_body_was_folded(tmp_path: Pat
     assert check(tmp_path / "killed") == []
 
 
-class Nothing(Random):
-    """Lets nothing survive that was not synced."""
-
-    def random(self) -> float:
-        return 1.0
-
-
 @pytest.mark.parametrize("kind", ["write", "sync"])
 async def test_what_a_restart_shows_is_there_after_a_power_cut(
     tmp_path: Path, disk: FaultyDisk, kind: OperationKind
@@ -372,7 +365,7 @@ async def test_what_a_restart_shows_is_there_after_a_power_cut(
         assert state is not None
         shown = await read_stream(again, state)
         assert shown in (b"one", b"onetwo")
-        disk.leave(tmp_path / "data", tmp_path / "cut", chance=Nothing())
+        disk.leave(tmp_path / "data", tmp_path / "cut", chance=Random(0), keep=0.0)
     async with opened(make(tmp_path / "cut")) as after:
         state = after.state("/a")
         assert state is not None

@@ -7,30 +7,37 @@
         ...
         disk.leave(directory, elsewhere, chance=Random(7))  # what a power cut now could leave
 
-It is an SQLite VFS over the system's own. What goes around it: the shared-memory index of the write-ahead log, which
-SQLite rebuilds after a crash, and the lock file of the data directory.
+It is an SQLite VFS over the system's own, and stands in for `os.fsync` and `os.fdatasync` meanwhile, by which the store
+syncs directories and, between two checkpoints, its database. What goes around it: the shared-memory index of the
+write-ahead log, which SQLite rebuilds after a crash, and the lock file of the data directory.
 """
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
+import stat
 import threading
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
 from random import Random
 from typing import Any, Literal, NamedTuple, Self
+from unittest.mock import patch
 
 import apsw
+
+from unbroken.testing.medium import Event, EventKind, Medium
 
 __all__ = ["Fault", "FaultyDisk", "FileKind", "Operation", "OperationKind"]
 
 OperationKind = Literal["open", "read", "write", "sync", "truncate", "delete"]
-FileKind = Literal["database", "log", "journal", "other"]
+FileKind = Literal["database", "log", "journal", "directory", "other"]
 
-_SECTOR_BYTES = 512
 _numbers = itertools.count(1)
 
 
@@ -76,42 +83,6 @@ class _Rule:
         return self.passes < 0 if self.lasting else self.passes == -1
 
 
-class _Shadow:
-    """What is certain of a file's contents, and what was done to it since the last sync."""
-
-    def __init__(self, durable: bytes) -> None:
-        self._durable = bytearray(durable)
-        self._pending: list[tuple[int, bytes | None]] = []
-
-    def write(self, position: int, data: bytes) -> None:
-        self._pending.append((position, data))
-
-    def truncate(self, size_bytes: int) -> None:
-        self._pending.append((size_bytes, None))
-
-    def sync(self) -> None:
-        self._durable = self.after(None)
-        self._pending.clear()
-
-    def after(self, chance: Random | None) -> bytearray:
-        """The contents if all that is pending happened, or what chance leaves of it."""
-        contents = bytearray(self._durable)
-        for position, data in self._pending:
-            fate = 0.0 if chance is None else chance.random()
-            if fate >= 0.75:
-                continue  # never reached the disk
-            if data is None:
-                del contents[position:]
-                continue
-            kept_bytes = len(data)
-            if chance is not None and fate >= 0.5:
-                kept_bytes = chance.randrange(len(data) // _SECTOR_BYTES + 1) * _SECTOR_BYTES
-            if len(contents) < position:
-                contents.extend(bytes(position - len(contents)))
-            contents[position : position + kept_bytes] = data[:kept_bytes]
-        return contents
-
-
 class FaultyDisk(apsw.VFS):
     """The VFS. A context manager; all connections through it must be closed before the block is left.
 
@@ -120,6 +91,7 @@ class FaultyDisk(apsw.VFS):
         watch: called before each operation, in the thread that asks for it; may block it, or raise in its place.
         counts: how many operations of each kind there were, failed ones included.
         sync_flags: how many syncs there were by SQLite's flags: `apsw.SQLITE_SYNC_FULL` or `apsw.SQLITE_SYNC_NORMAL`.
+        events: all that was done to files, in order, for a `Medium` to go through once more; None unless set to a list.
     """
 
     def __init__(self) -> None:
@@ -128,15 +100,22 @@ class FaultyDisk(apsw.VFS):
         self.counts: Counter[OperationKind] = Counter()
         self.sync_flags: Counter[int] = Counter()
         self._rules: list[_Rule] = []
-        self._shadows: dict[str, _Shadow] = {}
+        self.events: list[Event] | None = None
+        self._medium = Medium()
+        self._seen: set[str] = set()
+        self._standing_in = ExitStack()
         # One operation at a time, so that what a crash would leave is what was there at one moment.
         self._lock = threading.RLock()
         super().__init__(self.name, "")
 
     def __enter__(self) -> Self:
+        for name in ("fsync", "fdatasync"):
+            if (real := getattr(os, name, None)) is not None:
+                self._standing_in.enter_context(patch.object(os, name, self._stand_in_for(real)))
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._standing_in.close()
         self.unregister()
 
     def fail(
@@ -165,20 +144,20 @@ class FaultyDisk(apsw.VFS):
         with self._lock:
             self._rules.clear()
 
-    def leave(self, directory: Path, target: Path, *, chance: Random | None = None) -> None:
+    def leave(self, directory: Path, target: Path, *, chance: Random | None = None, keep: float | None = None) -> None:
         """Make a directory of what a crash now would leave of another one.
 
         Args:
             directory: a data directory in use through this disk.
             target: the directory to make.
-            chance: None for a killed process: all that was written stays. For a power cut, decides for each write since
-                the file's last sync whether it reached the disk, in part, or not.
+            chance: None for a killed process: all that was written stays. For a power cut, decides what becomes of all
+                that was not synced; see `unbroken.testing.medium`.
+            keep: how likely each thing that was not synced is kept; by default all sorts, from file to file.
         """
         target.mkdir(parents=True)
         with self._lock:
-            for path, shadow in self._shadows.items():
-                if Path(path).parent == directory.resolve():
-                    (target / Path(path).name).write_bytes(shadow.after(chance))
+            for name, content in self._medium.left(directory.resolve(), chance, keep).items():
+                (target / name).write_bytes(content)
 
     def begin(self, kind: OperationKind, path: str) -> Fault | None:
         """Count an operation that is about to happen, and tell how it is to fail. Called by the files."""
@@ -190,12 +169,37 @@ class FaultyDisk(apsw.VFS):
             struck = [rule.fault for rule in self._rules if rule.strikes(operation)]
         return struck[0] if struck else None
 
-    def perform(self, path: str, act: Callable[[], None], note: Callable[[_Shadow], None]) -> None:
-        """Do something to a file, and keep its shadow in step. Called by the files."""
+    def perform(self, act: Callable[[], object], *events: Event) -> None:
+        """Do something to a file, and remember it. Called by the files."""
         with self._lock:
             act()
-            if (shadow := self._shadows.get(path)) is not None:
-                note(shadow)
+            for event in events:
+                self._medium.note(event)
+            if self.events is not None:
+                self.events += events
+
+    def _stand_in_for(self, real: Callable[[int], None]) -> Callable[[int], None]:
+        """A function that syncs by a file's descriptor."""
+
+        def sync(file: int) -> None:
+            path, kind = self._find(os.fstat(file))
+            if path:
+                fault = self.begin("sync", path)
+                if fault is not None:
+                    raise OSError(errno.ENOSPC if fault is Fault.FULL else errno.EIO, "the disk failed (on purpose)")
+            self.perform(lambda: real(file), *([Event(kind, path)] if path else []))
+
+        return sync
+
+    def _find(self, found: os.stat_result) -> tuple[str, EventKind]:
+        """Which of our files or their directories this is; an empty path for another one."""
+        paths = {path for path in self._seen if Path(path).exists()}
+        kind = EventKind.SYNCED
+        if stat.S_ISDIR(found.st_mode):
+            kind = EventKind.DIRECTORY_SYNCED
+            directories = {Path(path).parent for path in paths}
+            paths = {str(place) for directory in directories for place in (directory, directory.parent)}
+        return next((path for path in paths if os.path.samestat(found, Path(path).stat())), ""), kind
 
     # --- what SQLite calls -----------------------------------------------------------------------------------------
 
@@ -204,16 +208,21 @@ class FaultyDisk(apsw.VFS):
         path = "" if name is None else name if isinstance(name, str) else name.filename()
         _raise(self.begin("open", path), apsw.CantOpenError)
         with self._lock:
-            if path and path not in self._shadows:
-                self._shadows[path] = _Shadow(Path(path).read_bytes() if Path(path).exists() else b"")
-            return _File(self, path, name, flags)
+            before = Path(path).read_bytes() if path and not self._medium.knows(path) and Path(path).exists() else b""
+            file = _File(self, path, name, flags)
+            if path and Path(path).exists():
+                self._seen.add(path)
+                self.perform(lambda: None, Event(EventKind.SEEN, path, data=before))
+            return file
 
     def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802
         """Delete a file."""
         _raise(self.begin("delete", filename), apsw.IOError)
-        with self._lock:
-            super().xDelete(filename, syncdir)
-            self._shadows.pop(filename, None)
+        super_delete = super().xDelete
+        events = [Event(EventKind.DELETED, filename)]
+        if syncdir:
+            events.append(Event(EventKind.DIRECTORY_SYNCED, str(Path(filename).parent)))
+        self.perform(lambda: super_delete(filename, syncdir), *events)
 
     def excepthook(self, *_: object) -> bool:
         """A fault that SQLite does not report is passed over, as on a real disk."""
@@ -226,6 +235,8 @@ class _File(apsw.VFSFile):
     def __init__(self, disk: FaultyDisk, path: str, name: Any, flags: list[int]) -> None:
         self._disk = disk
         self._path = path
+        # The first sync of a log or a journal that SQLite may have created includes its directory.
+        self._is_new = bool(flags[0] & apsw.SQLITE_OPEN_CREATE) and _kind_of(path) in ("log", "journal")
         super().__init__("", name, flags)
 
     def excepthook(self, *_: object) -> bool:
@@ -242,21 +253,24 @@ class _File(apsw.VFSFile):
             written = b"" if fault is Fault.ERROR else written[: len(written) // 2]
         if written:
             super_write = super().xWrite
-            self._disk.perform(
-                self._path, lambda: super_write(written, offset), lambda shadow: shadow.write(offset, written)
-            )
+            event = Event(EventKind.WRITTEN, self._path, offset, written)
+            self._disk.perform(lambda: super_write(written, offset), event)
         _raise(fault, apsw.IOError)
 
     def xSync(self, flags: int) -> None:  # noqa: N802
         self._disk.sync_flags[flags] += 1
         _raise(self._disk.begin("sync", self._path), apsw.IOError)
         super_sync = super().xSync
-        self._disk.perform(self._path, lambda: super_sync(flags), lambda shadow: shadow.sync())
+        events = [Event(EventKind.SYNCED, self._path)]
+        if self._is_new:
+            events.append(Event(EventKind.DIRECTORY_SYNCED, str(Path(self._path).parent)))
+        self._disk.perform(lambda: super_sync(flags), *events)
+        self._is_new = False
 
     def xTruncate(self, newsize: int) -> None:  # noqa: N802
         _raise(self._disk.begin("truncate", self._path), apsw.IOError)
         super_truncate = super().xTruncate
-        self._disk.perform(self._path, lambda: super_truncate(newsize), lambda shadow: shadow.truncate(newsize))
+        self._disk.perform(lambda: super_truncate(newsize), Event(EventKind.TRUNCATED, self._path, newsize))
 
 
 def _raise(fault: Fault | None, error: type[apsw.Error]) -> None:
@@ -271,4 +285,6 @@ def _kind_of(path: str) -> FileKind:
         return "log"
     if path.endswith("-journal"):
         return "journal"
-    return "database" if path.endswith(".db") else "other"
+    if path.endswith(".db"):
+        return "database"
+    return "directory" if path and Path(path).is_dir() else "other"
