@@ -119,6 +119,33 @@ async def test_a_failed_fsync_is_fatal_and_never_retried(tmp_path: Path, disk: F
         assert store.state("/b") is None
 
 
+@pytest.mark.parametrize("fault", Fault)
+async def test_a_first_start_whose_directory_cannot_be_synced_says_so(
+    tmp_path: Path, disk: FaultyDisk, fault: Fault
+) -> None:
+    disk.fail(fault, "sync", file="directory")
+    with pytest.raises(StoreError, match="on purpose"):
+        await make(tmp_path / "data", disk).open()
+    await assert_free(tmp_path / "data")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_a_failed_read_says_why(tmp_path: Path, disk: FaultyDisk) -> None:
+    """And not what failed after it, in letting go."""
+    async with opened(make(tmp_path / "data", disk)) as store:
+        await execute(store, create("/a", b"x" * 100_000))
+    for passes in range(8):
+        async with opened(make(tmp_path / "data", disk)) as store:
+            state = store.state("/a")
+            assert state is not None
+            disk.fail(Fault.ERROR, "read", file="database", after=passes, lasting=True)
+            with contextlib.suppress(StoreError):
+                await store.read(state.number, 0, state.tail)
+            assert store.failure is None or "on purpose" in str(store.failure)
+            assert passes > 2 or store.failure is not None
+            disk.heal()
+
+
 async def test_writes_are_refused_at_once_after_a_failure(tmp_path: Path, disk: FaultyDisk) -> None:
     """By the store too, not only by the engine: nothing is begun on a connection whose last commit failed."""
     async with opened(make(tmp_path / "data", disk)) as store:

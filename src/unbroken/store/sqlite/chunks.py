@@ -123,9 +123,11 @@ def read_chunks(db: apsw.Connection, number: int, start: int, buffer: memoryview
             blob.read_into(buffer, position - start, length)
             position += length
     finally:
+        # An I/O error may have ended the transaction, and is what the caller must hear of.
         if blob is not None:
-            blob.close()
-        db.execute("COMMIT")
+            blob.close(force=True)
+        if db.in_transaction:
+            db.execute("COMMIT")
     return position - start
 
 

@@ -13,6 +13,7 @@ store takes no more writes until it is opened again. Reads go on.
 
 from __future__ import annotations
 
+import errno
 import heapq
 import itertools
 import logging
@@ -119,7 +120,7 @@ class SqliteStore:
             self._recover()
         except BaseException as error:
             self._resources.close()
-            if isinstance(error, apsw.Error | msgspec.DecodeError | Unavailable):
+            if isinstance(error, apsw.Error | msgspec.DecodeError | OSError | Unavailable):
                 raise StoreError(f"cannot open the database in {self.directory}: {error}") from error
             raise
 
@@ -480,7 +481,7 @@ class SqliteStore:
 
     def _fail(self, error: BaseException) -> None:
         if self._failure is None:
-            full = isinstance(error, apsw.FullError)
+            full = isinstance(error, apsw.FullError) or getattr(error, "errno", None) == errno.ENOSPC
             kind = StorageFull if full else StoreReadOnly
             self._failure = kind(f"an I/O error made the store read-only until the server is restarted: {error}")
 
