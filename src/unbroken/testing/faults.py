@@ -156,7 +156,7 @@ class FaultyDisk(apsw.VFS):
         """
         target.mkdir(parents=True)
         with self._lock:
-            for name, content in self._medium.left(directory.resolve(), chance, keep).items():
+            for name, content in self._medium.left(directory, chance, keep).items():
                 (target / name).write_bytes(content)
 
     def begin(self, kind: OperationKind, path: str) -> Fault | None:
@@ -208,11 +208,14 @@ class FaultyDisk(apsw.VFS):
         path = "" if name is None else name if isinstance(name, str) else name.filename()
         _raise(self.begin("open", path), apsw.CantOpenError)
         with self._lock:
-            before = Path(path).read_bytes() if path and not self._medium.knows(path) and Path(path).exists() else b""
+            # What lies beside a database is part of it, though SQLite may not have opened it yet.
+            paths = (path, f"{path}-wal", f"{path}-journal") if path and not self._medium.knows(path) else ()
+            before = {beside: _read(beside) for beside in paths if not self._medium.knows(beside)}
             file = _File(self, path, name, flags)
-            if path and Path(path).exists():
-                self._seen.add(path)
-                self.perform(lambda: None, Event(EventKind.SEEN, path, data=before))
+            for beside, data in before.items():
+                if data is not None or beside == path:
+                    self.perform(lambda: None, Event(EventKind.SEEN, beside, data=data or b""))
+                    self._seen.add(beside)
             return file
 
     def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802
@@ -271,6 +274,10 @@ class _File(apsw.VFSFile):
         _raise(self._disk.begin("truncate", self._path), apsw.IOError)
         super_truncate = super().xTruncate
         self._disk.perform(lambda: super_truncate(newsize), Event(EventKind.TRUNCATED, self._path, newsize))
+
+
+def _read(path: str) -> bytes | None:
+    return Path(path).read_bytes() if Path(path).is_file() else None
 
 
 def _raise(fault: Fault | None, error: type[apsw.Error]) -> None:

@@ -170,8 +170,8 @@ class Medium:
         if is_first and not event.data:
             self._new_directories.add(directory)
         # What is empty may just have been created, by somebody who did not tell.
-        before = [_Content(event.data)] if event.data else [*self._entries.get(event.path, [None]), _Content(b"")]
-        self._entries[event.path] = before
+        before = [] if event.data else self._entries.get(event.path, [None])
+        self._entries[event.path] = [*before, _Content(event.data)]
 
     def _sync_directory(self, directory: str) -> None:
         for path, entries in self._entries.items():
@@ -189,6 +189,7 @@ class Medium:
             keep: the probability that something pending is kept; by default all sorts, from file to file. With 0.0
                 nothing is left but what is certain.
         """
+        directory = directory.resolve()
         files = {path: entries for path, entries in self._entries.items() if Path(path).parent == directory}
         if chance is None:
             return {Path(path).name: last.now() for path, entries in files.items() if (last := entries[-1]) is not None}
