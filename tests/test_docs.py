@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import inspect
 import os
@@ -11,7 +10,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +17,14 @@ import pytest
 
 from unbroken import errors
 from unbroken.server.settings import Settings
+from unbroken.testing import ServerProcess, fixtures
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def snippets(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def snippets(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 def test_every_error_code_is_documented() -> None:
@@ -49,22 +48,6 @@ def test_every_setting_is_documented_with_its_default() -> None:
             assert f"`{setting.default}`" in row, flag
 
 
-@contextlib.contextmanager
-def served(directory: Path) -> Iterator[str]:
-    """The real server on a free port; yields its URL."""
-    command = [sys.executable, "-m", "unbroken", "serve", "--port", "0", "--data-dir", str(directory)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            greeting = process.stdout.readline()
-            match = re.search(r"listening on (http://\S+)", greeting)
-            assert match, greeting
-            yield match[1]
-        finally:
-            process.terminate()
-            process.communicate(timeout=20)
-
-
 def run_curl(script: str, url: str) -> str:
     script = script.replace("http://127.0.0.1:9999", url).replace("curl -N", "curl --max-time 2 -sN")
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False)
@@ -74,7 +57,8 @@ def run_curl(script: str, url: str) -> str:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_the_five_minutes_of_the_readme(tmp_path: Path) -> None:
     first, follow, messages, producer, rest = (text for text in snippets("sh") if "curl" in text)
-    with served(tmp_path / "data") as url:
+    with ServerProcess(tmp_path / "data") as server:
+        url = server.url
         created = run_curl(first, url)
         assert "201 Created" in created
         assert created.count("204 No Content") == 2
@@ -114,3 +98,41 @@ async def run_in_lifespan(names: dict[str, Any]) -> list[tuple[bytes, object]]:
     async with streams.lifespan():
         found: list[tuple[bytes, object]] = await names["snippet"](streams)
         return found
+
+
+def test_the_tests_of_the_testing_page(tmp_path: Path) -> None:
+    """Each snippet is a file, named in its first line; together they are somebody's tests."""
+    files = snippets("python", (ROOT / "docs" / "testing.md").read_text())
+    for text in files:
+        name = re.match(r"# (\w+\.py)\n", text)
+        assert name is not None, text
+        (tmp_path / name[1]).write_text(text)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-W",
+        "error",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        str(tmp_path),
+    ]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [*command, str(tmp_path)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert f"{len(files) - 1} passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_every_fixture_is_documented() -> None:
+    text = (ROOT / "docs" / "testing.md").read_text()
+    for name in fixtures.__all__:
+        assert f"`{name}`" in text, name
