@@ -239,7 +239,7 @@ async def fail_at(directory: Path, index: int, fault: Fault) -> None:
 @pytest.mark.parametrize("fault", Fault)
 async def test_whatever_fails_what_was_acknowledged_is_there(tmp_path: Path, fault: Fault) -> None:
     operations = await count_operations(tmp_path / "count")
-    for index in range(Random(fault.name).randrange(8), operations, 8):
+    for index in range(Random(fault.name).randrange(24), operations, 24):
         await fail_at(tmp_path / str(index), index, fault)
 
 
@@ -572,3 +572,16 @@ async def test_an_engine_whose_sweep_cannot_read_still_stops(tmp_path: Path, dis
         with contextlib.suppress(StoreError):
             await engine.stop()
     await assert_free(tmp_path / "data")
+
+
+async def test_a_first_start_syncs_every_directory_it_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And those that an earlier one, killed in the midst of it, may not have come to."""
+    synced: set[Path] = set()
+    monkeypatch.setattr("unbroken.store.sqlite.schema._sync_directory", lambda place: synced.add(place.resolve()))
+    directory = tmp_path / "one" / "two" / "data"
+    expected = {tmp_path, tmp_path / "one", tmp_path / "one" / "two", directory}
+    async with opened(make(directory)):
+        assert synced == {place.resolve() for place in expected}
+    synced.clear()
+    async with opened(make(directory)):
+        assert synced == {directory.resolve(), directory.resolve().parent}

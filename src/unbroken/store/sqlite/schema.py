@@ -11,6 +11,7 @@ trash      deleted streams whose chunks are still to be deleted, or which still 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import secrets
@@ -130,7 +131,11 @@ class DirectoryLock:
             StoreError: it cannot be created or written, or another process has it.
         """
         try:
+            places = (self._directory, *self._directory.parents)
+            missing = [place for place in places if not place.exists()]
             self._directory.mkdir(parents=True, exist_ok=True)
+            for place in missing:
+                _sync_directory(place.parent)
             file = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise StoreError(f"cannot use the data directory {self._directory}: {error.strerror}") from None
@@ -185,7 +190,9 @@ def open_writer(directory: Path, *, vfs: str | None = None) -> apsw.Connection:
     rows(db, "PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0; PRAGMA synchronous = FULL")
     if is_new:
         _create(db)
-        sync(directory)
+    # Each time: a first start may have been killed just before it came to this.
+    sync(directory)
+    with contextlib.suppress(PermissionError):  # not every parent may be looked into
         sync(directory.resolve().parent)
     # Only once the tables are known: reading them puts such settings back to their defaults.
     rows(db, "SELECT 1 FROM sqlite_schema")
