@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from unittest.mock import patch
 
 import pytest
 
+from tests.store.conftest import room
 from tests.store.inline import run_inline
 from tests.store.journey import Journey, journey, look_around, take
 from tests.store.looking import Contents
@@ -46,12 +48,14 @@ def small() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
-    async def recorded() -> Recording:
-        return await record(tmp_path_factory.mktemp("recording") / "data", await journey())
+def recording() -> Iterator[Recording]:
+    async def recorded(directory: str) -> Recording:
+        return await record(Path(directory) / "data", await journey())
 
-    with miniature():
-        return run_inline(recorded())
+    with tempfile.TemporaryDirectory(dir=room(), prefix="unbroken-test-") as directory:
+        with miniature():
+            made = run_inline(recorded(directory))
+        yield made
 
 
 def put(directory: Path, files: dict[str, bytes]) -> None:
@@ -170,19 +174,48 @@ async def power_cut_during_recovery(plan: Journey, known: Known, chance: Random,
 
 
 def test_every_kill(recording: Recording, tmp_path: Path) -> None:
-    """The process at each operation, of which nothing written is lost; and the power, when nothing else is left."""
+    """The process at each operation, of which nothing written is lost. Then the power, once readers have seen what was
+    recovered; or the power at once, and nothing is left but what is certain.
+    """
 
     async def run() -> None:
         for index, (known, medium) in enumerate(moments(recording)):
-            chance, keep = ((None, None), (Random(index), 0.0))[index % 2]
-            put(tmp_path / "left", medium.left(recording.directory, chance, keep))
             try:
-                assert_possible(recording.plan, known, await found_in(tmp_path / "left", started=known.started))
+                if index % 2:
+                    await kill_and_cut_power(recording, index)
+                elif index % 4:
+                    put(tmp_path / "left", medium.left(recording.directory, Random(index), 0.0))
+                    assert_possible(recording.plan, known, await found_in(tmp_path / "left", started=known.started))
             except Exception as error:
                 error.add_note(f"at moment {index}: {known}")
                 raise
 
     run_inline(run())
+
+
+async def kill_and_cut_power(recording: Recording, index: int) -> None:
+    """What a restart shows stays, though the killed process may never have synced it."""
+    known, medium = at_moment(recording, index)
+    directory = recording.directory
+    put(directory, medium.left(directory, None))
+    if known.started:
+        assert check(directory) == []
+    with FaultyDisk(medium) as disk:
+        store = make(directory, disk)
+        await store.open()
+        shown = await look_around(store)
+        left = medium.left(directory, Random(index), 0.0)
+        await store.close()
+    assert_possible(recording.plan, known, shown)
+    put(directory, left)
+    assert await found_in(directory, started=True) == shown
+
+
+def at_moment(recording: Recording, index: int) -> tuple[Known, Medium]:
+    medium = Medium()
+    for event in recording.events[:index]:
+        medium.note(event)
+    return recording.known[index], medium
 
 
 @pytest.mark.parametrize("name", ["default", pytest.param("full", marks=pytest.mark.full)])
@@ -196,11 +229,9 @@ def test_power_cuts_by_chance(
         for seed in range(CRASHES_FROM, CRASHES_FROM + count):
             chance = Random(seed)
             index = chance.randrange(len(recording.known))
-            medium = Medium()
-            for event in recording.events[:index]:
-                medium.note(event)
+            known, medium = at_moment(recording, index)
             where = f"moment {index}; repeat with UNBROKEN_CRASHES=1 UNBROKEN_CRASHES_FROM={seed}"
-            await power_cut(recording, recording.known[index], medium, chance, tmp_path / "left", where)
+            await power_cut(recording, known, medium, chance, tmp_path / "left", where)
 
     run_inline(run())
     report_fact(f"power cuts by chance: {count}, {count / (time.perf_counter() - began_s):.0f} a second")
@@ -301,7 +332,7 @@ def fail_at_each(directory: Path, plan: Journey, places: list[tuple[int, Fault]]
     return run_inline(run())
 
 
-@pytest.mark.parametrize("stride", [8, pytest.param(1, marks=pytest.mark.full)])
+@pytest.mark.parametrize("stride", [12, pytest.param(1, marks=pytest.mark.full)])
 def test_every_fault(recording: Recording, tmp_path: Path, stride: int, report_fact: Callable[[str], None]) -> None:
     operations = count_operations(tmp_path / "count", recording.plan)
     began_s = time.perf_counter()

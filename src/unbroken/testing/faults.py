@@ -86,6 +86,9 @@ class _Rule:
 class FaultyDisk(apsw.VFS):
     """The VFS. A context manager; all connections through it must be closed before the block is left.
 
+    Args:
+        medium: what is certain of files from before: a killed process takes nothing with it, and leaves nothing synced.
+
     Attributes:
         name: what to pass as ``vfs``.
         watch: called before each operation, in the thread that asks for it; may block it, or raise in its place.
@@ -94,14 +97,14 @@ class FaultyDisk(apsw.VFS):
         events: all that was done to files, in order, for a `Medium` to go through once more; None unless set to a list.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, medium: Medium | None = None) -> None:
         self.name = f"unbroken-faulty-{next(_numbers)}"
         self.watch: Callable[[Operation], None] | None = None
         self.counts: Counter[OperationKind] = Counter()
         self.sync_flags: Counter[int] = Counter()
         self._rules: list[_Rule] = []
         self.events: list[Event] | None = None
-        self._medium = Medium()
+        self._medium = Medium() if medium is None else medium
         self._seen: set[str] = set()
         self._standing_in = ExitStack()
         # One operation at a time, so that what a crash would leave is what was there at one moment.
@@ -193,7 +196,7 @@ class FaultyDisk(apsw.VFS):
 
     def _find(self, found: os.stat_result) -> tuple[str, EventKind]:
         """Which of our files or their directories this is; an empty path for another one."""
-        paths = {path for path in self._seen if Path(path).exists()}
+        paths = {path for path in self._seen if path and Path(path).exists()}
         kind = EventKind.SYNCED
         if stat.S_ISDIR(found.st_mode):
             kind = EventKind.DIRECTORY_SYNCED
@@ -215,7 +218,7 @@ class FaultyDisk(apsw.VFS):
             for beside, data in before.items():
                 if data is not None or beside == path:
                     self.perform(lambda: None, Event(EventKind.SEEN, beside, data=data or b""))
-                    self._seen.add(beside)
+            self._seen.add(path)
             return file
 
     def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802
