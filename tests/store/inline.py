@@ -9,6 +9,9 @@ import asyncio
 import functools
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
+from unittest.mock import patch
+
+from unbroken.store.sqlite import store
 
 __all__ = ["finish", "run_inline"]
 
@@ -37,6 +40,19 @@ class _InlineLoop(asyncio.SelectorEventLoop):
                 done.set_result(result)
 
 
+class _InlineWorker:
+    """In place of a `Worker`."""
+
+    def __init__(self, name: str) -> None:
+        pass
+
+    def run(self, act: Callable[[], object]) -> asyncio.Future[object]:
+        return asyncio.get_running_loop().run_in_executor(None, act)
+
+    def close(self) -> None:
+        pass
+
+
 def run_inline(coroutine: Coroutine[Any, Any, T], *, turns: int = 0) -> T:
     """Run a coroutine to its end.
 
@@ -44,7 +60,7 @@ def run_inline(coroutine: Coroutine[Any, Any, T], *, turns: int = 0) -> T:
         coroutine: what to run.
         turns: so many turns of the loop come before anything that an executor is to do: what is ready then runs.
     """
-    with asyncio.Runner(loop_factory=_InlineLoop) as runner:
+    with patch.object(store, "Worker", _InlineWorker), asyncio.Runner(loop_factory=_InlineLoop) as runner:
         loop = runner.get_loop()
         assert isinstance(loop, _InlineLoop)
         loop.turns = turns
