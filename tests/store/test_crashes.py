@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
@@ -182,7 +183,7 @@ def test_every_kill(recording: Recording, tmp_path: Path) -> None:
         for index, (known, medium) in enumerate(moments(recording)):
             try:
                 if index % 2:
-                    await kill_and_cut_power(recording, index)
+                    await kill_and_cut_power(recording, known, medium.copy(), index)
                 elif index % 4:
                     put(tmp_path / "left", medium.left(recording.directory, Random(index), 0.0))
                     assert_possible(recording.plan, known, await found_in(tmp_path / "left", started=known.started))
@@ -193,9 +194,8 @@ def test_every_kill(recording: Recording, tmp_path: Path) -> None:
     run_inline(run())
 
 
-async def kill_and_cut_power(recording: Recording, index: int) -> None:
+async def kill_and_cut_power(recording: Recording, known: Known, medium: Medium, seed: int) -> None:
     """What a restart shows stays, though the killed process may never have synced it."""
-    known, medium = at_moment(recording, index)
     directory = recording.directory
     put(directory, medium.left(directory, None))
     if known.started:
@@ -204,18 +204,11 @@ async def kill_and_cut_power(recording: Recording, index: int) -> None:
         store = make(directory, disk)
         await store.open()
         shown = await look_around(store)
-        left = medium.left(directory, Random(index), 0.0)
+        left = medium.left(directory, Random(seed), 0.0)
         await store.close()
     assert_possible(recording.plan, known, shown)
     put(directory, left)
     assert await found_in(directory, started=True) == shown
-
-
-def at_moment(recording: Recording, index: int) -> tuple[Known, Medium]:
-    medium = Medium()
-    for event in recording.events[:index]:
-        medium.note(event)
-    return recording.known[index], medium
 
 
 @pytest.mark.parametrize("name", ["default", pytest.param("full", marks=pytest.mark.full)])
@@ -226,12 +219,14 @@ def test_power_cuts_by_chance(
     began_s = time.perf_counter()
 
     async def run() -> None:
+        seeds: defaultdict[int, list[tuple[int, Random]]] = defaultdict(list)
         for seed in range(CRASHES_FROM, CRASHES_FROM + count):
             chance = Random(seed)
-            index = chance.randrange(len(recording.known))
-            known, medium = at_moment(recording, index)
-            where = f"moment {index}; repeat with UNBROKEN_CRASHES=1 UNBROKEN_CRASHES_FROM={seed}"
-            await power_cut(recording, known, medium, chance, tmp_path / "left", where)
+            seeds[chance.randrange(len(recording.known))].append((seed, chance))
+        for index, (known, medium) in enumerate(moments(recording)):
+            for seed, chance in seeds[index]:
+                where = f"moment {index}; repeat with UNBROKEN_CRASHES=1 UNBROKEN_CRASHES_FROM={seed}"
+                await power_cut(recording, known, medium, chance, tmp_path / "left", where)
 
     run_inline(run())
     report_fact(f"power cuts by chance: {count}, {count / (time.perf_counter() - began_s):.0f} a second")

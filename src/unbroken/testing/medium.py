@@ -87,9 +87,14 @@ class _Dice:
 class _Content:
     """One file's bytes, whatever its name is or was."""
 
-    def __init__(self, certain: bytes) -> None:
+    def __init__(self, certain: bytes | bytearray) -> None:
         self._certain = bytearray(certain)
         self._pending: list[Event] = []
+
+    def copy(self) -> _Content:
+        copied = _Content(self._certain)
+        copied._pending = self._pending[:]
+        return copied
 
     def note(self, event: Event) -> None:
         if event.kind is EventKind.SYNCED:
@@ -145,6 +150,16 @@ class Medium:
         # Whose content the name has stood for since the directory was synced: first what is certain, last what is now.
         self._entries: dict[str, list[_Content | None]] = {}
         self._new_directories: set[str] = set()
+
+    def copy(self) -> Medium:
+        """An independent copy."""
+        copied = Medium()
+        copied._entries = {
+            path: [None if content is None else content.copy() for content in entries]
+            for path, entries in self._entries.items()
+        }
+        copied._new_directories = set(self._new_directories)
+        return copied
 
     def knows(self, path: str) -> bool:
         """Whether a file is there as far as was told."""
