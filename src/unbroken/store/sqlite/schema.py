@@ -135,7 +135,7 @@ class DirectoryLock:
             missing = [place for place in places if not place.exists()]
             self._directory.mkdir(parents=True, exist_ok=True)
             for place in missing:
-                _sync_directory(place.parent)
+                sync(place.parent)
             file = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise StoreError(f"cannot use the data directory {self._directory}: {error.strerror}") from None
