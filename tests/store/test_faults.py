@@ -577,7 +577,7 @@ async def test_an_engine_whose_sweep_cannot_read_still_stops(tmp_path: Path, dis
 async def test_a_first_start_syncs_every_directory_it_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And those that an earlier one, killed in the midst of it, may not have come to."""
     synced: set[Path] = set()
-    monkeypatch.setattr("unbroken.store.sqlite.schema._sync_directory", lambda place: synced.add(place.resolve()))
+    monkeypatch.setattr("unbroken.store.sqlite.schema.sync", lambda place: synced.add(place.resolve()))
     directory = tmp_path / "one" / "two" / "data"
     expected = {tmp_path, tmp_path / "one", tmp_path / "one" / "two", directory}
     async with opened(make(directory)):
