@@ -13,8 +13,12 @@ def main() -> None:
     try:
         import typer  # noqa: PLC0415
 
+        from unbroken.cli.backup import backup, restore  # noqa: PLC0415
         from unbroken.cli.delete import delete  # noqa: PLC0415
+        from unbroken.cli.dump import dump  # noqa: PLC0415
+        from unbroken.cli.fsck import fsck  # noqa: PLC0415
         from unbroken.cli.serve import serve  # noqa: PLC0415
+        from unbroken.cli.transfer import export_, import_  # noqa: PLC0415
     except ImportError as error:
         sys.exit(f"unbroken: the command line needs {error.name}: pip install 'unbroken[server]'")
     app = typer.Typer(
@@ -24,8 +28,8 @@ def main() -> None:
         add_completion=True,
         pretty_exceptions_enable=False,
     )
-    for command in (serve, delete):
-        app.command()(command)
+    for command in (serve, delete, backup, restore, export_, import_, dump, fsck):
+        app.command(command.__name__.rstrip("_"))(command)
 
     @app.callback(invoke_without_command=True)
     def options(show_version: bool = typer.Option(False, "--version", help="Show the version and exit.")) -> None:

@@ -29,9 +29,9 @@ from unbroken.store.sqlite.schema import APPLICATION_ID, DATABASE_NAME, FORMAT_V
 from unbroken.store.sqlite.snapshot import find_database, open_still
 from unbroken.store.sqlite.times import unpack_times
 
-__all__ = ["Report", "check", "examine"]
+__all__ = ["FAULTS_MAX", "Report", "check", "examine"]
 
-_FAULTS_MAX = 100
+FAULTS_MAX = 100
 
 _BYTE_BEFORE = """
 SELECT substr(data, ?2 - start, 1) FROM chunks WHERE stream = ?1 AND start < ?2 ORDER BY start DESC LIMIT 1
@@ -100,7 +100,7 @@ def examine(target: Path | str) -> Report:
         with closing(open_still(file)) as db:
             database = _Database(db)
             found = database.complaints()
-            faults = [complaint for complaint, _ in zip(found, range(_FAULTS_MAX), strict=False)]
+            faults = [complaint for complaint, _ in zip(found, range(FAULTS_MAX), strict=False)]
             return Report(faults, database.streams, database.chunks, database.chunk_bytes, database.journal_rows)
     except apsw.Error as error:
         return Report([f"the database cannot be read: {error}"], 0, 0, 0, 0)
@@ -157,7 +157,7 @@ class _Database:
         return self._query(query, *values).fetchone()
 
     def _use(self, number: int, where: str) -> None:
-        if not 0 < number <= self._last_number and len(self._misused) < _FAULTS_MAX:
+        if not 0 < number <= self._last_number and len(self._misused) < FAULTS_MAX:
             self._misused.setdefault(number, where)
 
     # --- the tables as they lie ------------------------------------------------------------------------------------
