@@ -31,7 +31,9 @@ _BUFFER_BYTES = 1024 * 1024 + 4096  # a page, and the byte before it
 
 _BY_PATH = f"SELECT {STREAM_COLUMNS} FROM streams WHERE path = ?"  # noqa: S608
 _BY_NUMBER = f"SELECT {STREAM_COLUMNS}, applied FROM streams WHERE number = ?"  # noqa: S608
-_BY_PREFIX = f"SELECT {STREAM_COLUMNS} FROM streams WHERE path >= ? AND path > ? ORDER BY path LIMIT ?"  # noqa: S608
+# With both bounds in one statement SQLite would go by the first alone, and pass over all paths up to the second.
+_FROM_PATH = f"SELECT {STREAM_COLUMNS} FROM streams WHERE path >= ? ORDER BY path LIMIT ?"  # noqa: S608
+_AFTER_PATH = f"SELECT {STREAM_COLUMNS} FROM streams WHERE path > ? ORDER BY path LIMIT ?"  # noqa: S608
 _DUE = """
 SELECT {kind}, number, path FROM streams
 WHERE {kind} IS NOT NULL AND {kind} <= ? AND {kind} >= ? AND ({kind} > ? OR number > ?) AND NOT gone
@@ -73,7 +75,8 @@ class Reader:
     def states(self, prefix: str, after: str) -> Iterator[StreamState]:
         """The folded states of streams whose path begins with a prefix and comes after another, by path."""
         while True:
-            found = rows(self._db, _BY_PREFIX, prefix, after, _STATES_PER_QUERY)
+            query, start = (_AFTER_PATH, after) if after >= prefix else (_FROM_PATH, prefix)
+            found = rows(self._db, query, start, _STATES_PER_QUERY)
             for row in found:
                 state = state_from_row(row)
                 if not state.path.startswith(prefix):
