@@ -72,11 +72,12 @@ class Work:
 
     async def do(self) -> None:
         """All of it, to the first failure."""
+        readers: list[asyncio.Task[None]] = []
         async with self.engine:
             with contextlib.suppress(UnbrokenError):
                 for path in PATHS:
                     await self.engine.create(path)
-                readers = [asyncio.create_task(self._read(path)) for path in PATHS]
+                readers += [asyncio.create_task(self._read(path)) for path in PATHS]
                 writers = [self._write("/a", 0), self._write("/b", 1), self._write("/a", 2)]
                 await asyncio.gather(*writers)
                 for path in PATHS:
@@ -86,7 +87,7 @@ class Work:
         left = asyncio.all_tasks() - {asyncio.current_task()}
         for task in left:
             task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await asyncio.gather(*left, *readers, return_exceptions=True)
 
     async def _write(self, path: str, writer: int) -> None:
         for turn in range(8):
