@@ -14,12 +14,9 @@ import lzma
 import shutil
 import tempfile
 from collections.abc import Callable, Coroutine
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
-
-import apsw
 
 from tests.store.formats.history import STAGED, at, describe, live, make_history, run
 from unbroken.protocol.commands import Delete
@@ -27,6 +24,7 @@ from unbroken.store.memory import MemoryStore
 from unbroken.store.sqlite import SqliteStore
 from unbroken.store.sqlite import store as sizes
 from unbroken.store.sqlite.check import check
+from unbroken.store.sqlite.restore import restore
 from unbroken.store.sqlite.schema import DATABASE_NAME, FORMAT_VERSION
 from unbroken.testing.store_bench import append, create, settle
 
@@ -98,24 +96,15 @@ async def trash(directory: Path) -> None:
 
 
 async def restored(directory: Path) -> None:
-    """As from a backup that was restored: a stream has a new number, and its bytes from before are under the former."""
-    await folded(directory)
-    with closing(apsw.Connection(str(directory / DATABASE_NAME))) as db:
-        db.execute(
-            """
-            BEGIN IMMEDIATE;
-            UPDATE meta SET value = 1000000 WHERE key = 'last_number';
-            UPDATE producers SET stream = 1000000 WHERE stream = (SELECT number FROM streams WHERE path = '/bytes');
-            UPDATE streams
-                SET number = 1000000, former = '[' || number || ']', lineage = '[[' || number || ',' || tail || ']]'
-                WHERE path = '/bytes';
-            COMMIT
-            """
-        )
-    store = SqliteStore(directory)
-    await store.open()
-    await run(store, 50, append("/bytes", b"since then"))
-    await store.close()
+    """From a backup of a store that was restored from a backup: streams have former numbers, and went on since."""
+    first, second = directory.with_name("first"), directory.with_name("second")
+    await folded(first)
+    for source, target, now_us in ((first, second, 1_800_000_000_000_000), (second, directory, 1_900_000_000_000_000)):
+        await restore(source, target, now_us=now_us)
+        store = SqliteStore(target)
+        await store.open()
+        await run(store, 50, append("/bytes", b"since then"), append("/fork/deep/er", b"and on"))
+        await store.close()
 
 
 async def _kill(store: SqliteStore, directory: Path) -> None:
