@@ -174,17 +174,18 @@ async def power_cut_during_recovery(plan: Journey, known: Known, chance: Random,
     assert_possible(plan, known, await found_in(target, started=known.started))
 
 
-def test_every_kill(recording: Recording, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stride", [4, pytest.param(1, marks=pytest.mark.full)])
+def test_every_kill(recording: Recording, tmp_path: Path, stride: int) -> None:
     """The process at each operation, of which nothing written is lost. Then the power, once readers have seen what was
-    recovered; or the power at once, and nothing is left but what is certain.
+    recovered. Or the power at once, and nothing is left but what is certain.
     """
 
     async def run() -> None:
         for index, (known, medium) in enumerate(moments(recording)):
             try:
-                if index % 2:
+                if index % stride == 0:
                     await kill_and_cut_power(recording, known, medium.copy(), index)
-                elif index % 4:
+                if index % stride == stride // 2:
                     put(tmp_path / "left", medium.left(recording.directory, Random(index), 0.0))
                     assert_possible(recording.plan, known, await found_in(tmp_path / "left", started=known.started))
             except Exception as error:
