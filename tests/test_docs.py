@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import inspect
+import io
 import os
 import re
 import shutil
@@ -16,7 +17,11 @@ from typing import Any
 import pytest
 
 from unbroken import errors
+from unbroken.engine.engine import Engine
 from unbroken.server.settings import Settings
+from unbroken.store.sqlite import SqliteStore
+from unbroken.store.sqlite.snapshot import Snapshot
+from unbroken.store.sqlite.transfer import export_streams, import_streams
 from unbroken.testing import ServerProcess, fixtures
 
 ROOT = Path(__file__).parent.parent
@@ -98,6 +103,60 @@ async def run_in_lifespan(names: dict[str, Any]) -> list[tuple[bytes, object]]:
     async with streams.lifespan():
         found: list[tuple[bytes, object]] = await names["snippet"](streams)
         return found
+
+
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+
+
+def test_the_commands_of_operations(tmp_path: Path) -> None:
+    """In order, on a database with what they name."""
+    asyncio.run(filled(tmp_path / "unbroken-data"))
+    program = f'unbroken() {{ "{sys.executable}" -m unbroken "$@"; }}\nset -eo pipefail\n'
+    scripts = [text for text in snippets("sh", OPERATIONS) if "litestream" not in text]
+    assert len(scripts) == 3
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        ["bash", "-c", program + "".join(scripts)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    for said in ("monday.db: 2 streams, ", "sound: 2 streams", "restored-data: 2 streams, sound", "1 streams imported"):
+        assert said in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("archive-data", "chats.export", "everything.export", "monday.db", "restored-data", "unbroken-data")
+    ]
+
+
+async def filled(directory: Path) -> None:
+    async with Engine(SqliteStore(directory)) as engine:
+        await engine.create("/chats/1", content_type="text/plain", data=b"hello")
+        await engine.create("/events", content_type="application/json", data=b"[1,2]")
+
+
+def test_the_export_format(tmp_path: Path) -> None:
+    """The example is one, and the reader reads it, and what is exported."""
+    text = (ROOT / "docs" / "export-format.md").read_text()
+    (example,), (reader,) = snippets("", text), snippets("python", text)
+    names: dict[str, Any] = {}
+    exec(reader, names)
+    ((head, data),) = names["streams"](io.BytesIO(example.encode()))
+    assert (head["stream"], data) == ("/chats/7", b"hello world")
+    asyncio.run(import_streams(io.BytesIO(example.encode()), tmp_path / "data", prefix_to="/"))
+    asyncio.run(filled(tmp_path / "data"))
+    file = io.BytesIO()
+    with Snapshot(tmp_path / "data") as snapshot:
+        export_streams(snapshot, file, now_ms=0)
+    file.seek(0)
+    assert {head["stream"]: data for head, data in names["streams"](file)} == {
+        "/7": b"hello world",
+        "/chats/1": b"hello",
+        "/events": b"1\x1e2\x1e",
+    }
 
 
 def test_the_tests_of_the_testing_page(tmp_path: Path) -> None:

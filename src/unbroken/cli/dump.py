@@ -49,12 +49,12 @@ def dump(
 
 def _list(states: Iterator[StreamState], *, json: bool) -> None:
     if not json:
-        typer.echo(_ROW.format(*_HEADER))
+        print(_ROW.format(*_HEADER))
     for state in states:
         if json:
             print_json(_facts(state))
             continue
-        typer.echo(
+        print(
             _ROW.format(
                 *(state.number, format_size(state.tail), format_moment(state.created_ms), _condition(state)),
                 *(_lifetime(state), state.forks, state.content_type, state.path),
@@ -142,29 +142,29 @@ def _show_json(state: StreamState, producers: dict[str, Producer], records: Iter
 
 
 def _show(state: StreamState, producers: dict[str, Producer], records: Iterator[_Record]) -> None:
-    typer.echo(f"path          {state.path}")
-    typer.echo(f"number        {state.number}")
-    typer.echo(f"content type  {state.content_type}")
-    typer.echo(f"state         {_condition(state)}")
-    typer.echo(f"size          {state.tail} bytes, next offset {offset_at(state, state.tail)}")
-    typer.echo(f"created       {format_moment(state.created_ms)}")
+    print(f"path          {state.path}")
+    print(f"number        {state.number}")
+    print(f"content type  {state.content_type}")
+    print(f"state         {_condition(state)}")
+    print(f"size          {state.tail} bytes, next offset {offset_at(state, state.tail)}")
+    print(f"created       {format_moment(state.created_ms)}")
     if state.lifetime.expires_at_ms is not None:
-        typer.echo(f"expires       {format_moment(state.lifetime.expires_at_ms)}")
+        print(f"expires       {format_moment(state.lifetime.expires_at_ms)}")
     elif state.lifetime.ttl_s is not None:
-        typer.echo(f"expires       {state.lifetime.ttl_s} s after it was last used")
+        print(f"expires       {state.lifetime.ttl_s} s after it was last used")
     if state.stream_seq is not None:
-        typer.echo(f"Stream-Seq    {state.stream_seq}")
+        print(f"Stream-Seq    {state.stream_seq}")
     if state.origin is not None:
-        typer.echo(f"forked from   {state.origin.source_path}")
+        print(f"forked from   {state.origin.source_path}")
     if state.forks:
-        typer.echo(f"forks         {state.forks}")
+        print(f"forks         {state.forks}")
     for piece in _origins(state):
         whose = "its own, before a restore" if piece["former"] else "inherited"
-        typer.echo(f"lineage       {piece['start']} to {piece['end']}: number {piece['number']}, {whose}")
+        print(f"lineage       {piece['start']} to {piece['end']}: number {piece['number']}, {whose}")
     for name, producer in producers.items():
-        typer.echo(f"producer      {name!r}: epoch {producer.epoch}, last sequence {producer.seq}")
-    typer.echo("")
-    typer.echo(_RECORD.format("POSITION", "BYTES", "COMMITTED", "BEGINS WITH"))
+        print(f"producer      {name!r}: epoch {producer.epoch}, last sequence {producer.seq}")
+    print()
+    print(_RECORD.format("POSITION", "BYTES", "COMMITTED", "BEGINS WITH"))
     for record in records:
         moment = format_moment(record.time_ms)
-        typer.echo(_RECORD.format(record.position, record.size_bytes, moment, _readable(record)))
+        print(_RECORD.format(record.position, record.size_bytes, moment, _readable(record)))
