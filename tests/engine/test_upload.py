@@ -198,3 +198,24 @@ async def test_a_failing_disk_leaves_nothing_of_it(tmp_path: Path) -> None:
         assert isinstance(await send(engine, "/a", BIG), Appended)
         assert await read_all(engine, "/a") == b"before" + BIG
     assert check(tmp_path / "data") == []
+
+
+async def test_no_room_for_the_last_commit_leaves_nothing_of_it(
+    tmp_path: Path, hold: Hold, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All pieces are written when somebody else fills the disk: what comes after must not be taken for them."""
+    free_bytes = SqliteStore._free_bytes
+    async with Engine(SqliteStore(tmp_path / "data")) as engine:
+        await engine.create("/a", data=b"before")
+        hold.held = False
+        monkeypatch.setattr(
+            SqliteStore, "_free_bytes", lambda store: 0 if hold.pieces * 100_000 >= len(BIG) else free_bytes(store)
+        )
+        with pytest.raises(errors.StorageFull):
+            await send(engine, "/a", BIG)
+        monkeypatch.undo()
+        await engine.append("/a", b"after")
+        assert await read_all(engine, "/a") == b"beforeafter"
+    async with Engine(SqliteStore(tmp_path / "data")) as engine:
+        assert await read_all(engine, "/a") == b"beforeafter"
+    assert check(tmp_path / "data") == []

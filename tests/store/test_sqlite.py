@@ -368,3 +368,34 @@ async def test_a_damaged_database_meets_no_other_error_than_ours(tmp_path: Path)
         missed += not check(directory)
     assert refused > 1
     assert missed <= 2
+
+
+async def test_one_quiet_stream_does_not_hold_the_journal(tmp_path: Path) -> None:
+    """Under constant load, while others come and go."""
+    with miniature():
+        async with opened(tmp_path) as store:
+            await execute(store, create("/quiet", b"x"))
+            for turn in range(400):
+                await execute(store, create("/busy", b"%d" % turn * 20))
+                await execute(store, Delete("/busy"))
+            ((rows, size_bytes),) = query(tmp_path, "SELECT count(*), sum(length(records)) FROM journal")
+            assert rows < 400
+            assert size_bytes < 8 * OVERLAY_BYTES_MAX
+    assert_sound(tmp_path)
+
+
+async def test_lives_at_one_path_are_folded_as_quickly_as_others(tmp_path: Path) -> None:
+    """Each waits for the one before it, which is no reason to fold only one at a time."""
+    async with opened(tmp_path) as store:
+        for _ in range(100):
+            await execute(store, create("/a", b"x"), Delete("/a"))
+            assert len(store._overlay.streams) < 40
+
+
+async def test_readers_that_wait_for_a_thread_hold_no_memory(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        await execute(store, create("/a", b"0123456789" * 100))
+        await settle(store)
+        parts = await asyncio.gather(*(store.read(1, start, start + 10) for start in range(200)))
+        assert parts == [(b"0123456789" * 100)[start : start + 10] for start in range(200)]
+        assert len(store._reader._buffers) <= 4

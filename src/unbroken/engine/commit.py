@@ -16,7 +16,7 @@ from unbroken.engine.clock import Clock
 from unbroken.engine.expiry import Expiry
 from unbroken.engine.upload import Queued, Upload, is_large
 from unbroken.errors import Draining, OutcomeUnknown, Overloaded, StorageFull, UnbrokenError
-from unbroken.protocol.commands import Append, Command, Create, Outcome, Release
+from unbroken.protocol.commands import Append, Appended, Command, Create, Outcome, Release
 from unbroken.protocol.lifetime import Instant
 from unbroken.protocol.stream import Decision, Record, Reference, Situation, decide
 from unbroken.store.base import Change, Store, Transaction
@@ -150,21 +150,23 @@ class Committer:
     async def _commit(self, batch: list[Queued]) -> None:
         changes: list[Change] = []
         outcomes: list[Outcome] = []
+        upload = self._upload
         try:
             if self._store.failure is not None:
                 raise self._store.failure
-            upload = self._upload
             now = self._clock.now()  # a batch is decided at one moment
             async with self._store.transaction(_paths(batch, upload)) as transaction:
                 for number in self._abandoned:
                     transaction.unstage(number)
                 self._abandoned.clear()
                 if upload is not None and not self._go_on(upload, transaction, now):
-                    batch.append(upload.decided_last())
+                    batch.append(upload.queued)
                 outcomes.extend(self._carry_out(queued, transaction, now, changes) for queued in batch)
         except Exception as error:
-            self._fail(batch, error)
+            self._fail(batch, upload, error)
             return
+        if upload is not None and upload is not self._upload and not isinstance(outcomes[-1], Appended):
+            self._abandoned.append(upload.number)  # refused in the end
         try:
             self._publish(changes)
         except Exception:
@@ -175,17 +177,16 @@ class Committer:
                 queued.done.set_result(outcome)
 
     def _carry_out(self, queued: Queued, transaction: Transaction, now: Instant, changes: list[Change]) -> Outcome:
-        if queued.time_ms is not None:
-            now = now._replace(wall_ms=queued.time_ms)
         decision = self._decide(queued.command, transaction, now)
         for record in decision.records:
             path = _path_of(queued.command, record)
             changes.append(transaction.write(path, record))
         return decision.outcome
 
-    def _fail(self, batch: list[Queued], error: Exception) -> None:
-        if (upload := self._upload) is not None:
+    def _fail(self, batch: list[Queued], upload: Upload | None, error: Exception) -> None:
+        if upload is not None:
             self._abandoned.append(upload.number)
+        if upload is not None and upload is self._upload:
             self._let_go(upload)
             if isinstance(error, StorageFull) and self._store.failure is None:
                 # Nothing was written, and without the large body there may be room for the others.
@@ -208,13 +209,14 @@ class Committer:
             for record in self._decide(command, transaction, now).records:
                 upload.begin(record)
         state = transaction.state(command.path)
-        replaced = state is None or state.number != upload.number or state.gone
-        if upload.begun and not upload.written and not replaced:
+        same = state is not None and state.number == upload.number and not state.gone
+        if state is not None and same and not upload.written:
             if not self._is_early(upload):
                 upload.write_piece(transaction)
+                self._expiry.renew(state)
                 self._piece_s = asyncio.get_running_loop().time()
             return True
-        if replaced:
+        if not same:
             transaction.unstage(upload.number)
         self._let_go(upload)
         return False

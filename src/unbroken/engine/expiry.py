@@ -97,10 +97,10 @@ class Expiry:
             Whether there may be more.
         """
         now = self._clock.now()
-        more = self._sweep_heap(self._absolute, now.wall_ms, now, submit)
+        more = self._take_due("expires_at_ms", now.wall_ms, self._absolute, now.wall_ms)
+        more |= self._take_due("ttl_s", (now.monotonic_ms - self._started_ms) // 1000, self._sliding, now.monotonic_ms)
+        more |= self._sweep_heap(self._absolute, now.wall_ms, now, submit)
         more |= self._sweep_heap(self._sliding, now.monotonic_ms, now, submit)
-        more |= self._sweep_store("expires_at_ms", now.wall_ms, now, submit)
-        more |= self._sweep_store("ttl_s", (now.monotonic_ms - self._started_ms) // 1000, now, submit)
         return more
 
     def _sweep_heap(
@@ -132,13 +132,12 @@ class Expiry:
     def _renewed(self, state: StreamState) -> int:
         return self._renewed_ms.get(state.number, self._started_ms)
 
-    def _sweep_store(
-        self, kind: Literal["ttl_s", "expires_at_ms"], until: int, now: Instant, submit: Callable[[Reclaim], object]
+    def _take_due(
+        self, kind: Literal["ttl_s", "expires_at_ms"], until: int, heap: list[tuple[int, int, str]], now_ms: int
     ) -> bool:
+        """Have streams from before the start looked at that may be over by now, like those that came since."""
         found = self._store.due(kind, self._before_start.get(kind, _FIRST), until, SWEEP_MAX)
         for due in found:
-            state = self._store.state(due.path)
-            if state is not None and state.number == due.number and self.view(state, now).presence is not Presence.LIVE:
-                submit(Reclaim(due.path, due.number))
+            heapq.heappush(heap, (now_ms, due.number, due.path))
             self._before_start[kind] = (due.key, due.number)
         return len(found) == SWEEP_MAX

@@ -22,14 +22,10 @@ _PIECE_BYTES = 1024 * 1024
 
 
 class Queued(NamedTuple):
-    """A command that waits to be decided, and who waits for the outcome.
-
-    ``time_ms`` is when it counts as committed, if not now.
-    """
+    """A command that waits to be decided, and who waits for the outcome."""
 
     command: Command
     done: asyncio.Future[Outcome]
-    time_ms: int | None = None
 
 
 def is_large(command: Command) -> bool:
@@ -76,10 +72,6 @@ class Upload:
     def number(self) -> int:
         """Of the stream that is written to; 0 before the beginning."""
         return 0 if self._record is None else self._record.number
-
-    def decided_last(self) -> Queued:
-        """The append, committed as of the time that its pieces say."""
-        return self.queued if self._record is None else self.queued._replace(time_ms=self._record.time_ms)
 
     @property
     def written(self) -> bool:

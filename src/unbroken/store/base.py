@@ -77,7 +77,7 @@ class Transaction(Protocol):
         Args:
             number: the stream; nobody may add to it in between.
             position: the stream's tail for the first piece, then where the piece before ended.
-            time_ms: when all of it is committed: as in the `Addition`.
+            time_ms: when it is written. All of it counts as committed when the `Addition` is.
             data: the piece.
         """
         ...

@@ -39,7 +39,7 @@ ON CONFLICT (stream, id) DO UPDATE SET epoch = excluded.epoch, seq = excluded.se
 
 
 def choose(
-    overlay: Overlay, *, cost_bytes: int, streams: int, before_ms: int | None, but: Container[int]
+    overlay: Overlay, *, cost_bytes: int, streams: int, young_ms: tuple[int, int] | None, but: Container[int]
 ) -> list[Pending]:
     """Streams to fold next, oldest first.
 
@@ -47,14 +47,15 @@ def choose(
         overlay: where to choose from.
         cost_bytes: about how much to fold at most.
         streams: how many at most.
-        before_ms: only streams whose oldest unfolded record was committed before this.
+        young_ms: not those whose oldest unfolded record was committed between these times (nor what comes after them);
+            one with a time in the future has lain for unknown long.
         but: numbers to leave out.
     """
     chosen: list[Pending] = []
     for pending in overlay.oldest():
         if len(chosen) == streams or cost_bytes <= 0:
             break
-        if before_ms is not None and pending.first_ms >= before_ms:
+        if young_ms is not None and young_ms[0] <= pending.first_ms <= young_ms[1]:
             break
         if pending.number not in but:
             chosen.append(pending)
@@ -71,7 +72,7 @@ def fold(db: apsw.Connection, pending: Pending, applied: int, overlay: Overlay) 
         applied: the newest journal row whose records are in it.
         overlay: knows which deleted forks still hold their source.
     """
-    for fork in pending.released:
+    for fork in pending.released or ():
         db.execute("UPDATE trash SET source_number = NULL, source_path = NULL WHERE number = ?", (fork,))
     if pending.state is None:
         _fold_deletion(db, pending, overlay)

@@ -7,6 +7,7 @@ lets go of the oldest journal rows.
 
 from __future__ import annotations
 
+import heapq
 from collections import OrderedDict
 from collections.abc import Container, Iterator
 from itertools import islice
@@ -22,6 +23,7 @@ __all__ = ["Overlay", "Pending"]
 
 # What a record costs in memory beside its bytes, roughly: so that many tiny appends count too.
 _RECORD_OVERHEAD_BYTES = 256
+_GROWN_BYTES = 2 * 1024 * 1024
 
 
 class Pending(msgspec.Struct, gc=False, eq=False):
@@ -55,12 +57,18 @@ class Pending(msgspec.Struct, gc=False, eq=False):
     data: bytearray = msgspec.field(default_factory=bytearray)
     runs: PackedRuns = msgspec.field(default_factory=bytearray)
     producers: dict[str, Producer] = msgspec.field(default_factory=dict)
-    released: tuple[int, ...] = ()
+    released: list[int] | None = None
     cost_bytes: int = 0
 
     def copy(self) -> Pending:
         """An independent copy."""
-        return msgspec.structs.replace(self, data=self.data[:], runs=self.runs[:], producers=dict(self.producers))
+        return msgspec.structs.replace(
+            self,
+            data=self.data[:],
+            runs=self.runs[:],
+            producers=dict(self.producers),
+            released=list(self.released or ()),
+        )
 
     def add(self, record: Record, after: StreamState | None) -> None:
         """Take one more record."""
@@ -76,7 +84,8 @@ class Pending(msgspec.Struct, gc=False, eq=False):
             self._add_bytes(record)
         elif isinstance(record, Reference):
             if record.delta < 0:
-                self.released += (record.fork,)
+                self.released = self.released or []
+                self.released.append(record.fork)
         elif after is None:
             self.forget_bytes()
             self.producers = {}
@@ -112,7 +121,10 @@ class Overlay:
         self.cost_bytes = 0
         self._at: dict[str, StreamState | None] = {}
         self._deleted: dict[int, Pending] = {}
-        self._numbers_at: dict[str, tuple[int, ...]] = {}
+        self._grown: dict[int, Pending] = {}
+        # The last pending stream at each path, and of each the one before it at its path: numbers alone.
+        self._last_at: dict[str, int] = {}
+        self._before: dict[int, int] = {}
 
     def covers(self, path: str) -> bool:
         """Whether the overlay knows better than the tables what is at a path."""
@@ -122,12 +134,11 @@ class Overlay:
         """What is at a path that the overlay covers."""
         return self._at[path]
 
-    def states(self, prefix: str, after: str) -> list[StreamState]:
+    def states(self, prefix: str, after: str, limit: int) -> list[StreamState]:
         """The streams it covers whose path begins with a prefix and comes after another, by path."""
-        found = [
-            state for path, state in self._at.items() if state is not None and path > after and path.startswith(prefix)
-        ]
-        return sorted(found, key=lambda state: state.path)
+        paths = (path for path, state in self._at.items() if path > after and state is not None)
+        first = heapq.nsmallest(limit, (path for path in paths if path.startswith(prefix)))
+        return [state for path in first if (state := self._at[path]) is not None]
 
     def add(self, path: str, record: Record, after: StreamState | None, journal_id: int) -> None:
         """Take a record that has become durable."""
@@ -136,10 +147,14 @@ class Overlay:
             base = record.position if isinstance(record, Addition) else 0 if after is None else after.tail
             pending = Pending(record.number, path, base, journal_id, record.time_ms)
             self.streams[record.number] = pending
-            self._numbers_at[path] = (*self._numbers_at.get(path, ()), record.number)
+            if (last := self._last_at.get(path)) is not None:
+                self._before[record.number] = last
+            self._last_at[path] = record.number
         before = pending.cost_bytes
         pending.add(record, after)
         self.cost_bytes += pending.cost_bytes - before
+        if pending.cost_bytes >= _GROWN_BYTES:
+            self._grown[record.number] = pending
         self._at[path] = after
         if after is None:
             self._deleted[record.number] = pending
@@ -153,14 +168,29 @@ class Overlay:
             self.holds[record.number] = Hold(record.number, origin.source_number, origin.source_path)
 
     def deleted(self, limit: int, but: Container[int]) -> list[Pending]:
-        """Deleted streams, none of whose predecessors is pending too."""
-        found = (pending for pending in self._deleted.values() if not self.predecessors(pending))
-        return list(islice((pending for pending in found if pending.number not in but), limit))
+        """Deleted streams, each after its predecessors."""
+        found: dict[int, Pending] = {}
+        for number, pending in self._deleted.items():
+            if len(found) == limit:
+                break
+            before = self._before.get(number)
+            if number not in but and (before not in self.streams or before in found):
+                found[number] = pending
+        return list(found.values())
+
+    def grown(self, but: Container[int]) -> list[Pending]:
+        """A stream that has so much that to fold it would soon keep everybody waiting; none if there is none."""
+        return list(islice((pending for number, pending in self._grown.items() if number not in but), 1))
 
     def predecessors(self, pending: Pending) -> list[Pending]:
         """Deleted streams at the same path that are to be folded first: a path has one row at a time."""
-        numbers = self._numbers_at.get(pending.path, ())
-        return [self.streams[number] for number in numbers if number < pending.number]
+        found: list[Pending] = []
+        known = pending.number in self.streams
+        number = self._before.get(pending.number) if known else self._last_at.get(pending.path)
+        while number is not None and (before := self.streams.get(number)) is not None:
+            found.append(before)
+            number = self._before.get(number)
+        return found[::-1]
 
     def oldest(self) -> Iterator[Pending]:
         """All pending streams, that with the oldest unfolded record first."""
@@ -175,11 +205,11 @@ class Overlay:
         self.cost_bytes -= pending.cost_bytes
         del self.streams[pending.number]
         self._deleted.pop(pending.number, None)
-        numbers = tuple(number for number in self._numbers_at[pending.path] if number != pending.number)
-        if numbers:
-            self._numbers_at[pending.path] = numbers
+        self._grown.pop(pending.number, None)
+        self._before.pop(pending.number, None)
+        if self._last_at[pending.path] != pending.number:
             return False
-        del self._numbers_at[pending.path]
+        del self._last_at[pending.path]
         del self._at[pending.path]
         return True
 

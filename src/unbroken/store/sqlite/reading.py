@@ -54,6 +54,8 @@ class Reader:
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="unbroken-read")
         self._local = threading.local()
         self._buffers: list[bytearray] = []
+        # Thousands may want to read at once; no more have a buffer than there are threads.
+        self._turn = asyncio.Semaphore(_THREADS)
         self._opened: list[apsw.Connection] = []
 
     def close(self) -> None:
@@ -124,15 +126,15 @@ class Reader:
         """Folded bytes ``[start, end)`` of a stream; fewer if it was deleted meanwhile."""
         # Kept, and copied from: large blocks that are allocated and freed go back to the system each time, and to fault
         # their pages in again takes longer than to read them.
-        buffer = self._buffers.pop() if self._buffers else bytearray(_BUFFER_BYTES)
-        if len(buffer) < end - start:
-            buffer = bytearray(end - start)
-        view = memoryview(buffer)[: end - start]
-        size_bytes = await self._in_thread(lambda db: read_chunks(db, number, start, view))
-        data = bytes(view[:size_bytes])
-        if len(buffer) == _BUFFER_BYTES and len(self._buffers) < _THREADS:
-            self._buffers.append(buffer)
-        return data
+        async with self._turn:
+            buffer = self._buffers.pop() if self._buffers else bytearray(_BUFFER_BYTES)
+            if len(buffer) < end - start:
+                buffer = bytearray(end - start)
+            view = memoryview(buffer)[: end - start]
+            size_bytes = await self._in_thread(lambda db: read_chunks(db, number, start, view))
+            if len(buffer) == _BUFFER_BYTES:
+                self._buffers.append(buffer)
+            return bytes(view[:size_bytes])
 
     async def find_time(self, number: int, end: int, time_ms: int) -> int | None:
         """The position after the last folded byte below ``end`` that was committed before a time, if there is one."""

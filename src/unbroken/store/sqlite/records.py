@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 import apsw
@@ -15,6 +16,7 @@ from unbroken.protocol.stream import Origin, Record, StreamState
 
 __all__ = [
     "STREAM_COLUMNS",
+    "JournalSize",
     "pack",
     "read_journal",
     "state_from_row",
@@ -24,6 +26,7 @@ __all__ = [
     "write_journal",
 ]
 
+_MARK_BYTES = 1024 * 1024
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Record])
 _json = msgspec.json.Encoder()
@@ -61,6 +64,32 @@ def read_journal(db: apsw.Connection) -> Iterator[tuple[int, list[Record]]]:
         if zlib.crc32(packed) != checksum:
             raise msgspec.DecodeError(f"journal row {journal_id} does not match its checksum")
         yield journal_id, unpack(packed)
+
+
+class JournalSize:
+    """About how large the journal is: what was written since the start, less what was trimmed; a mark each MiB."""
+
+    def __init__(self) -> None:
+        self._written_bytes = 0
+        self._trimmed_bytes = 0
+        self._marks: deque[tuple[int, int]] = deque([(0, 0)])
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of records."""
+        return self._written_bytes - self._trimmed_bytes
+
+    def grow(self, journal_id: int, size_bytes: int) -> None:
+        """A row was written."""
+        self._written_bytes += size_bytes
+        if self._written_bytes >= self._marks[-1][1] + _MARK_BYTES:
+            self._marks.append((journal_id, self._written_bytes))
+
+    def begins_at(self, first_id: int) -> None:
+        """The rows before this one are not needed any more."""
+        while len(self._marks) > 1 and self._marks[1][0] <= first_id:
+            self._marks.popleft()
+        self._trimmed_bytes = self._marks[0][1]
 
 
 def unpack(packed: bytes) -> list[Record]:

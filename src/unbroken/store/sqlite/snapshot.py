@@ -102,7 +102,9 @@ class Snapshot:
     def states(self, prefix: str = "", after: str = "") -> Iterator[StreamState]:
         """Streams whose path begins with a prefix and comes after another, by path; those that are gone included."""
         folded = (state for state in self._reader.states(prefix, after) if not self._overlay.covers(state.path))
-        return heapq.merge(folded, self._overlay.states(prefix, after), key=lambda state: state.path)
+        return heapq.merge(
+            folded, self._overlay.states(prefix, after, len(self._overlay.streams)), key=lambda state: state.path
+        )
 
     def producers(self, number: int) -> dict[str, Producer]:
         """What is known of a stream's producers, by their ids."""

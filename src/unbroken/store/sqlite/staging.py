@@ -60,6 +60,9 @@ class Staging:
         start, end = self._ends.pop(record.number)
         assert (start, end) == (record.position, record.position + len(record.data)), "the record brings all pieces"
         db.execute("DELETE FROM staging WHERE stream = ?", (record.number,))
+        db.execute(
+            "UPDATE chunks SET time_ms = ? WHERE stream = ? AND start >= ?", (record.time_ms, record.number, start)
+        )
         return msgspec.structs.replace(record, data=b"")
 
     def abandon(self, numbers: list[int]) -> None:

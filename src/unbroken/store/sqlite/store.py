@@ -13,6 +13,7 @@ store takes no more writes until it is opened again. Reads go on.
 
 from __future__ import annotations
 
+import bisect
 import errno
 import heapq
 import itertools
@@ -37,7 +38,7 @@ from unbroken.store.sqlite.folding import choose, empty_trash, fold, return_spac
 from unbroken.store.sqlite.litestream import LeftToLitestream, make_durable
 from unbroken.store.sqlite.overlay import Overlay, Pending
 from unbroken.store.sqlite.reading import Reader
-from unbroken.store.sqlite.records import pack, write_journal
+from unbroken.store.sqlite.records import JournalSize, pack, write_journal
 from unbroken.store.sqlite.replay import replay
 from unbroken.store.sqlite.schema import (
     DATABASE_NAME,
@@ -65,6 +66,7 @@ _FOLD_BYTES_PER_COMMIT = 1024 * 1024
 _FOLD_STREAMS_PER_COMMIT = 64
 _FOLD_AGE_MS = 10_000
 _COMMITS_PER_CHORE = 16
+_FOLD_STREAMS_PER_CHORE = 4
 _CLOSE_S = 2.0
 _STATES_CACHED_MAX = 100_000
 
@@ -99,6 +101,7 @@ class SqliteStore:
         self._failure: UnbrokenError | None = None
         self._overlay = Overlay()
         self._staging = Staging()
+        self._journal = JournalSize()
         self._hidden: dict[str, StreamState | None] = {}
         self._due: dict[DueKind, list[Due]] = {}
         self._states: OrderedDict[str, StreamState] = OrderedDict()
@@ -201,9 +204,13 @@ class SqliteStore:
 
     def states(self, prefix: str, after: str, limit: int) -> Sequence[StreamState]:
         with self._reading():
-            folded = (state for state in self._reader.states(prefix, after) if not self._overlay.covers(state.path))
-            merged = heapq.merge(folded, self._overlay.states(prefix, after), key=lambda state: state.path)
-            return list(itertools.islice(merged, limit))
+            folded = (
+                state
+                for found in self._reader.states(prefix, after)
+                if not self._overlay.covers(found.path) and (state := self._hidden.get(found.path, found)) is not None
+            )
+            unfolded = self._overlay.states(prefix, after, limit)
+            return list(itertools.islice(heapq.merge(folded, unfolded, key=lambda state: state.path), limit))
 
     def producer(self, number: int, producer_id: str) -> Producer | None:
         pending = self._overlay.streams.get(number)
@@ -220,7 +227,8 @@ class SqliteStore:
 
     def due(self, kind: DueKind, after: tuple[int, int], until: int, limit: int) -> Sequence[Due]:
         # Those that are folded meanwhile come twice, which does no harm.
-        unfolded = (due for due in self._due[kind] if (due.key, due.number) > after and due.key <= until)
+        start = bisect.bisect_right(self._due[kind], after, key=lambda due: (due.key, due.number))
+        unfolded = itertools.takewhile(lambda due: due.key <= until, itertools.islice(self._due[kind], start, None))
         with self._reading():
             folded = self._reader.due(kind, after, until, limit)
             return list(itertools.islice(heapq.merge(folded, unfolded), limit))
@@ -291,6 +299,7 @@ class SqliteStore:
                 folded += self._fold_large(changes, direct, journal_id)
             packed = pack([change.record for change in changes if change.record.number not in direct])
             write_journal(self._writer, journal_id, packed)
+            self._journal.grow(journal_id, len(packed))
             folded += self._fold_some(journal_id, changes, len(packed), {pending.number for pending in folded})
             await self._finish(folded, journal_id, transaction.next_number() - 1)
         self._hidden.clear()
@@ -379,21 +388,30 @@ class SqliteStore:
     def _fold_some(self, journal_id: int, changes: list[Change], inflow_bytes: int, but: set[int]) -> list[Pending]:
         """Fold a share with this commit while the overlay is over its budget: more than comes in."""
         overlay = self._overlay
-        size = max(overlay.cost_bytes / self._overlay_bytes_max, len(overlay.streams) / OVERLAY_STREAMS_MAX)
+        size = max(
+            overlay.cost_bytes / self._overlay_bytes_max,
+            len(overlay.streams) / OVERLAY_STREAMS_MAX,
+            # What is deleted, or went straight to the tables, leaves the overlay before it leaves the journal.
+            self._journal.size_bytes / (2 * self._overlay_bytes_max),
+        )
         self._over_budget = size > (0.5 if self._over_budget else 1.0)
         if not self._over_budget:
-            return [] if journal_id % _COMMITS_PER_CHORE else self._tidy(but)
+            return self._fold(overlay.grown(but)) if journal_id % _COMMITS_PER_CHORE else self._tidy(but)
         cost_bytes = max(_FOLD_BYTES_PER_COMMIT, 2 * inflow_bytes)
         grown = {change.record.number for change in changes}
         streams = max(_FOLD_STREAMS_PER_COMMIT, 5 * len(grown) // 4)
-        return self._fold(choose(overlay, cost_bytes=cost_bytes, streams=streams, before_ms=None, but=but))
+        return self._fold(choose(overlay, cost_bytes=cost_bytes, streams=streams, young_ms=None, but=but))
 
     def _tidy(self, but: set[int]) -> list[Pending]:
-        """What would never be done if it waited for an idle moment: return the space of deleted streams."""
-        deleted = self._overlay.deleted(_FOLD_STREAMS_PER_COMMIT, but)
-        if not deleted:
+        """What would never be done if it waited for an idle moment: return the space of deleted streams, and let go of
+        old journal rows, which one quiet stream is enough to hold.
+        """
+        chosen = self._overlay.deleted(_FOLD_STREAMS_PER_COMMIT, but)
+        if not chosen:
             self._trash = self._trash and (empty_trash(self._writer) or return_space(self._writer, idle=False))
-        return self._fold(deleted)
+            cost_bytes, streams = _FOLD_BYTES_PER_COMMIT, _FOLD_STREAMS_PER_CHORE
+            chosen = choose(self._overlay, cost_bytes=cost_bytes, streams=streams, young_ms=_young_ms(), but=but)
+        return self._fold(chosen)
 
     def _fold(self, chosen: list[Pending]) -> list[Pending]:
         for pending in chosen:
@@ -404,17 +422,17 @@ class SqliteStore:
         """Fold what has lain for a while, and delete some of what was deleted."""
         if self._failure is not None:
             return False
-        before_ms = time.time_ns() // 1_000_000 - _FOLD_AGE_MS
         return await self._housekeep(
-            streams=_FOLD_STREAMS_PER_COMMIT, cost_bytes=_FOLD_BYTES_PER_COMMIT, before_ms=before_ms
+            streams=_FOLD_STREAMS_PER_COMMIT, cost_bytes=_FOLD_BYTES_PER_COMMIT, young_ms=_young_ms()
         )
 
-    async def _housekeep(self, *, streams: int, cost_bytes: int, before_ms: int | None = None) -> bool:
+    async def _housekeep(self, *, streams: int, cost_bytes: int, young_ms: tuple[int, int] | None = None) -> bool:
         chosen = self._overlay.deleted(streams, ()) or choose(
-            self._overlay, cost_bytes=cost_bytes, streams=streams, before_ms=before_ms, but=()
+            self._overlay, cost_bytes=cost_bytes, streams=streams, young_ms=young_ms, but=()
         )
         todo = chosen or self._trash or self._untrimmed or self._staging.has_discarded
-        if not todo or self._free_bytes() < RESERVE_BYTES:
+        # This is what the reserve is for: it frees space, in small steps.
+        if not todo or self._free_bytes() < RESERVE_BYTES // 4:
             self._checkpointer.start_if_needed()
             return False
         with self._writing():
@@ -438,6 +456,7 @@ class SqliteStore:
         if folded or self._untrimmed:
             first_id = self._overlay.first_id({pending.number for pending in folded}, journal_id)
             self._untrimmed = trim_journal(self._writer, first_id)
+            self._journal.begins_at(first_id)
         await self._committer.run(self._end)
 
     def _end(self) -> None:
@@ -491,6 +510,11 @@ def _close(db: apsw.Connection) -> None:
         db.close()
     except apsw.Error as error:
         _log.warning("the database did not close cleanly, which loses nothing: %s", error)
+
+
+def _young_ms() -> tuple[int, int]:
+    now_ms = time.time_ns() // 1_000_000
+    return now_ms - _FOLD_AGE_MS, now_ms
 
 
 def _due_by_kind(overlay: Overlay) -> dict[DueKind, list[Due]]:
