@@ -7,7 +7,7 @@ import contextlib
 import logging
 import shutil
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -16,12 +16,15 @@ import pytest
 
 from tests.crash.serving import TEXT, Lost, dialled, kill, send
 from tests.server.process import ServerProcess, server_process
+from tests.store.sizes import LARGE_BYTES, OVERLAY_BYTES_MAX, miniature
+from tests.store.stress import StressSuite
 from unbroken.engine.engine import Engine
 from unbroken.errors import OffsetGone, StoreError
 from unbroken.store.sqlite import SqliteStore, litestream
 from unbroken.store.sqlite.check import check
 from unbroken.store.sqlite.restore import restore
 from unbroken.store.sqlite.schema import DATABASE_NAME, rows
+from unbroken.store.sqlite.snapshot import Snapshot
 from unbroken.testing.store_bench import append, create, execute
 
 LITESTREAM = shutil.which("litestream")
@@ -105,7 +108,7 @@ async def test_what_was_copied_before_the_crash_comes_back(tmp_path: Path) -> No
         writers = [asyncio.create_task(write(server, f"/s/{index}", acknowledged)) for index in range(WRITERS)]
         await grown(acknowledged, 2_000)
         before = dict(acknowledged)
-        await run("sync", "-wait", "-socket", f"{tmp_path}/socket", f"{tmp_path}/data/{DATABASE_NAME}")
+        await synced(tmp_path)
         await grown(acknowledged, 200)
         replicator.send_signal(signal.SIGKILL)
         await kill(server)
@@ -166,6 +169,39 @@ async def test_starts_and_stops_in_any_order(tmp_path: Path) -> None:
     assert check(tmp_path / "data") == []
 
 
+@pytest.mark.skipif(LITESTREAM is None, reason="litestream is not installed (https://litestream.io)")
+async def test_a_restored_server_is_copied_to_the_same_place(tmp_path: Path) -> None:
+    copy, again = tmp_path / "copy.db", tmp_path / "again.db"
+    arguments = ("-config", f"{tmp_path}/litestream.yml", f"{tmp_path}/data/{DATABASE_NAME}")
+    for life, file in enumerate((copy, again)):
+        async with server_process(tmp_path, "--litestream") as server, replicating(tmp_path) as replicator:
+            async with dialled(server.address) as connection:
+                assert (await send(connection, "PUT", "/a", TEXT)).status in (200, 201)
+                assert (await send(connection, "POST", "/a", TEXT, b"life %d;" % life)).status == 204
+            await synced(tmp_path)
+            replicator.send_signal(signal.SIGKILL)
+            await kill(server)
+        await run("restore", "-o", str(file), *arguments)
+        if file == copy:
+            shutil.move(tmp_path / "data", tmp_path / "lost")
+            await restore(copy, tmp_path / "data")
+    assert check(again) == []
+    with Snapshot(again) as snapshot:
+        state = snapshot.state("/a")
+        assert state is not None
+        assert b"".join(run.data for run in snapshot.runs(state)) == b"life 0;life 1;"
+
+
+async def synced(root: Path) -> None:
+    """Wait until Litestream has copied everything."""
+    command = ("sync", "-wait", "-socket", f"{root}/socket", f"{root}/data/{DATABASE_NAME}")
+    for _ in range(200):
+        if (root / "socket").exists():
+            break
+        await asyncio.sleep(0.05)
+    await run(*command)
+
+
 # --- without it ------------------------------------------------------------------------------------------------------
 
 
@@ -176,6 +212,25 @@ def reader_of(directory: Path) -> apsw.Connection:
     rows(db, "BEGIN")
     rows(db, "SELECT 1 FROM streams")
     return db
+
+
+@pytest.mark.full
+class TestSqliteStoreBesideLitestream(StressSuite):
+    """The mode keeps the whole contract."""
+
+    durable = True
+    large_bytes = LARGE_BYTES
+
+    @pytest.fixture(autouse=True)
+    def small(self) -> Iterator[None]:
+        with miniature():
+            yield
+
+    def make(self, directory: Path) -> SqliteStore:
+        return SqliteStore(directory, overlay_bytes_max=OVERLAY_BYTES_MAX, litestream=True)
+
+    def check(self, directory: Path) -> None:
+        assert check(directory) == []
 
 
 async def test_no_checkpoint_is_made(tmp_path: Path) -> None:

@@ -512,6 +512,34 @@ async def test_the_clock_must_be_possible(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+async def test_a_clock_that_was_set_back(tmp_path: Path) -> None:
+    """Numbers that the earlier life gave out after the backup are not given out again."""
+    saved = await small_backup(tmp_path)
+    store = await restored(saved, tmp_path / "1")
+    await store.close()
+    numbers = set()
+    for life in ("2", "3"):
+        await restore(tmp_path / "1", tmp_path / life, now_us=LATER_US - 10**12)
+        store = await opened(tmp_path / life)
+        assert state(store, "/a").number > LATER_US + 10**9
+        numbers |= {state(store, path).number for path in ("/a", "/b")}
+        await store.close()
+        assert check(tmp_path / life) == []
+    assert len(numbers) == 4
+
+
+async def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = await opened(tmp_path / "data")
+    await done(store, create("/a", b"unfolded"))
+    backup(tmp_path / "data", tmp_path / "saved.db")
+    await store.close()
+    with monkeypatch.context() as full:
+        full.setattr("unbroken.store.sqlite.store.RESERVE_BYTES", 2**62)
+        with pytest.raises(StoreError, match="disk is almost full; nothing was restored"):
+            await restore(tmp_path / "saved.db", tmp_path / "new")
+    await (await restored(tmp_path / "saved.db", tmp_path / "new")).close()
+
+
 async def test_what_is_in_use_is_left_alone(tmp_path: Path) -> None:
     saved = await small_backup(tmp_path)
     store = await opened(tmp_path / "data")

@@ -3,8 +3,9 @@
 After a backup was made the server went on: it created streams, appended to those it had, gave out offsets. All of that
 is lost with a restore, but clients and caches remember. So a restored database begins a new life:
 
-- It goes on with creation numbers that nobody has used: microseconds of Unix time, or more. Whatever is created is
-  created later than anything in an earlier life of the same backup, and a clock does not tell the same time twice.
+- It goes on with creation numbers that nobody has used: microseconds of Unix time. No server creates a million streams
+  a second, so all numbers of an earlier life of the same backup are smaller; and a clock does not tell the same time
+  twice.
 - Its streams that can still grow go on under new numbers. What they have stays theirs under their `former` ones, so
   that what was given out for it counts; what they get belongs to the new number. An offset past what was restored,
   under an old number, is refused.
@@ -21,7 +22,7 @@ import time
 import zlib
 from contextlib import closing
 from pathlib import Path
-from secrets import token_hex
+from secrets import randbelow, token_hex
 
 import apsw
 import msgspec
@@ -50,6 +51,7 @@ FORMER_MAX = 32
 
 # 2025 and 2255: numbers have 16 digits in offsets.
 _NOW_US_MIN, _NOW_US_MAX = 1_735_689_600_000_000, 9_000_000_000_000_000
+_FAR = 1_000_000_000
 _IGNORED = frozenset({"lock", "lost+found", RESTORING_NAME})
 
 _lineage = msgspec.json.Decoder(tuple[tuple[int, int], ...])
@@ -172,7 +174,9 @@ def renumber(db: apsw.Connection, now_us: int) -> None:
         now_us: what time it is, in microseconds since 1970.
     """
     ((last_number,),) = rows(db, "SELECT value FROM meta WHERE key = 'last_number'")
-    base = max(last_number, now_us)
+    # A clock that was set back says nothing. What was given out after the backup was made is not far from its last
+    # number, and another restore of it will not draw the same lot.
+    base = now_us if now_us > last_number else last_number + _FAR + randbelow(1_000 * _FAR)
     rows(db, _RENUMBER, base)
     ((count,),) = rows(db, "SELECT count(*) FROM renumbered")
     rows(db, "DROP TABLE renumbered")
