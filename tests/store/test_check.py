@@ -98,7 +98,7 @@ DAMAGES = {
     "UPDATE streams SET closed = 0, closed_by = '[\"p\",0,0]' WHERE path = '/b'": "closed by a producer, yet open",
     "UPDATE streams SET origin = NULL WHERE path = '/copy'": "inherits bytes, but is no fork",
     "UPDATE streams SET path = '/elsewhere' WHERE path = '/source'": "its source is at /elsewhere",
-    f"DELETE FROM streams WHERE number = {SOURCE}": "which is not there",
+    f"DELETE FROM streams WHERE number = {SOURCE}": "neither there nor in the trash",
     f"UPDATE streams SET lineage = json_array(json_array({MESSAGES}, 100)) WHERE path = '/copy'": "lineage",
     "UPDATE streams SET content_type = 'application/json' WHERE path = '/copy'": "JSON, unlike its source",
     f"UPDATE chunks SET data = x'313131313131' WHERE stream = {MESSAGES}": "do not end with a separator",
