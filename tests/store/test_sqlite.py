@@ -399,3 +399,21 @@ async def test_readers_that_wait_for_a_thread_hold_no_memory(tmp_path: Path) -> 
         parts = await asyncio.gather(*(store.read(1, start, start + 10) for start in range(200)))
         assert parts == [(b"0123456789" * 100)[start : start + 10] for start in range(200)]
         assert len(store._reader._buffers) <= 4
+
+
+async def test_a_large_body_at_the_path_of_a_deleted_stream(tmp_path: Path) -> None:
+    """Both are unfolded, and are folded in the commit that brings the large body: the deleted one first."""
+    async with opened(tmp_path) as store:
+        for turn in range(3):
+            await execute(store, create("/a", b"old"), append("/a", b"%d" % turn))
+            await execute(store, Delete("/a"))
+        await execute(store, create("/a", b"new"))
+        large = bytes(LARGE_BYTES * 2000)
+        await execute(store, append("/a", large))
+        await execute(store, append("/a", b"end"))
+        state = store.state("/a")
+        assert state is not None
+        assert await read_stream(store, state) == b"new" + large + b"end"
+        await settle(store)
+        assert await read_stream(store, state) == b"new" + large + b"end"
+    assert_sound(tmp_path)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict
 from collections.abc import Container, Iterator
-from itertools import islice
 
 import msgspec
 
@@ -179,8 +178,11 @@ class Overlay:
         return list(found.values())
 
     def grown(self, but: Container[int]) -> list[Pending]:
-        """A stream that has so much that to fold it would soon keep everybody waiting; none if there is none."""
-        return list(islice((pending for number, pending in self._grown.items() if number not in but), 1))
+        """A stream that has so much that to fold it would soon keep everybody waiting, after its predecessors."""
+        for number, pending in self._grown.items():
+            if number not in but:
+                return [before for before in self.predecessors(pending) if before.number not in but] + [pending]
+        return []
 
     def predecessors(self, pending: Pending) -> list[Pending]:
         """Deleted streams at the same path that are to be folded first: a path has one row at a time."""
@@ -206,8 +208,11 @@ class Overlay:
         del self.streams[pending.number]
         self._deleted.pop(pending.number, None)
         self._grown.pop(pending.number, None)
-        self._before.pop(pending.number, None)
+        before = self._before.pop(pending.number, None)
         if self._last_at[pending.path] != pending.number:
+            return False
+        if before is not None and before in self.streams:
+            self._last_at[pending.path] = before
             return False
         del self._last_at[pending.path]
         del self._at[pending.path]
