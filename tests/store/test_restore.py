@@ -441,6 +441,23 @@ async def test_what_is_in_the_log_counts(tmp_path: Path) -> None:
     await store.close()
 
 
+async def test_streams_that_came_and_went(tmp_path: Path) -> None:
+    """All of them is folded, and the journal still tells of it."""
+    store = await opened(tmp_path / "data")
+    await done(store, create("/a", b"stays"), create("/b", b"goes"))
+    await done(store, Delete("/b"), create("/b", b"goes too"), Delete("/b"))
+    await done(store, create("/c"), Delete("/c"))
+    backup(tmp_path / "data", tmp_path / "saved.db")
+    await store.close()
+    store = await restored(tmp_path / "saved.db", tmp_path / "new")
+    assert [state.path for state in store.states("/", "", 10)] == ["/a"]
+    await done(store, create("/b", b"new"), create("/c", b"new"))
+    await store.close()
+    store = await restored(tmp_path / "new", tmp_path / "again")
+    assert await read_stream(store, state(store, "/b")) == b"new"
+    await store.close()
+
+
 async def test_a_body_that_was_under_way_is_discarded(tmp_path: Path) -> None:
     store = await opened(tmp_path / "data")
     await done(store, create("/a", b"there"))

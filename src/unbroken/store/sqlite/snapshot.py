@@ -92,8 +92,12 @@ class Snapshot:
 
     @property
     def unfolded(self) -> int:
-        """How many streams have records in the journal that are not in the tables yet."""
-        return len(self._overlay.streams)
+        """How many streams have something in the journal that is not in the tables yet.
+
+        Not one that began and ended there: if its rows are still to be trimmed, it is replayed without an effect.
+        """
+        pending = self._overlay.streams.values()
+        return sum(one.state is not None or self._reader.state_by_number(one.number) is not None for one in pending)
 
     def state(self, path: str) -> StreamState | None:
         """The stream at a path."""
