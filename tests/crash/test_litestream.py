@@ -196,7 +196,10 @@ async def synced(root: Path) -> None:
     """Wait until Litestream has copied everything."""
     command = ("sync", "-wait", "-socket", f"{root}/socket", f"{root}/data/{DATABASE_NAME}")
     for _ in range(200):
-        if (root / "socket").exists():
+        # The one before, which was killed, has left its socket.
+        with contextlib.suppress(OSError):
+            _, writer = await asyncio.open_unix_connection(root / "socket")
+            writer.close()
             break
         await asyncio.sleep(0.05)
     await run(*command)
