@@ -20,7 +20,7 @@ from unbroken.store.base import Store
 from unbroken.store.memory import MemoryStore
 from unbroken.store.sqlite import SqliteStore
 from unbroken.store.staged import Piece
-from unbroken.testing.store_bench import NOW, append, create, execute, fork, settle
+from unbroken.testing.store_bench import append, create, execute, fork, settle
 
 __all__ = ["Journey", "Step", "StepKind", "journey", "look_around", "take"]
 
@@ -133,9 +133,7 @@ class _Planner:
         assert state is not None
         starts = range(0, len(data), _PIECE_BYTES)
         pieces = [(state.tail + start, data[start : start + _PIECE_BYTES]) for start in starts]
-        return [
-            Step(StepKind.PIECE, piece=Piece(state.number, position, NOW.wall_ms, part)) for position, part in pieces
-        ]
+        return [Step(StepKind.PIECE, piece=Piece(state.number, position, part)) for position, part in pieces]
 
 
 async def journey() -> Journey:

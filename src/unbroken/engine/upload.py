@@ -83,5 +83,5 @@ class Upload:
         record = self._record
         assert record is not None
         piece = record.data[self.written_bytes : self.written_bytes + _PIECE_BYTES]
-        transaction.stage(record.number, record.position + self.written_bytes, record.time_ms, piece)
+        transaction.stage(record.number, record.position + self.written_bytes, piece)
         self.written_bytes += len(piece)

@@ -68,7 +68,7 @@ class Transaction(Protocol):
         """Make one transition of the stream at ``path``."""
         ...
 
-    def stage(self, number: int, position: int, time_ms: int, data: bytes) -> None:
+    def stage(self, number: int, position: int, data: bytes) -> None:
         """Write a piece of a large body ahead of the `Addition` that will bring it.
 
         So that nobody waits for all of the body, it comes in pieces, a transaction each. Nobody can read them until the
@@ -77,7 +77,6 @@ class Transaction(Protocol):
         Args:
             number: the stream; nobody may add to it in between.
             position: the stream's tail for the first piece, then where the piece before ended.
-            time_ms: when it is written. All of it counts as committed when the `Addition` is.
             data: the piece.
         """
         ...

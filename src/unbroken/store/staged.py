@@ -37,7 +37,6 @@ class Piece(NamedTuple):
 
     number: int
     position: int
-    time_ms: int
     data: bytes
 
 
@@ -83,8 +82,8 @@ class StagedTransaction:
         self.changes.append(change)
         return change
 
-    def stage(self, number: int, position: int, time_ms: int, data: bytes) -> None:
-        self.pieces.append(Piece(number, position, time_ms, data))
+    def stage(self, number: int, position: int, data: bytes) -> None:
+        self.pieces.append(Piece(number, position, data))
 
     def unstage(self, number: int) -> None:
         self.unstaged.append(number)

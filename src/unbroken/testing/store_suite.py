@@ -27,7 +27,6 @@ from unbroken.protocol.producers import Producer, ProducerStamp
 from unbroken.protocol.stream import StreamState
 from unbroken.store.base import Due, Hold
 from unbroken.testing.store_bench import (
-    NOW,
     Bench,
     StoreHooks,
     append,
@@ -392,7 +391,7 @@ class _Tests(StoreHooks):
             for start in range(0, len(body), third):
                 async with bench.store.transaction(["/a", "/b"]) as transaction:
                     piece = body[start : start + third]
-                    transaction.stage(state.number, state.tail + start, NOW.wall_ms, piece)
+                    transaction.stage(state.number, state.tail + start, piece)
                     write(transaction, append("/b", b"beside"))
                 assert bench.state("/a") == state
                 assert await bench.data("/a") == b"before"
@@ -412,7 +411,7 @@ class _Tests(StoreHooks):
             if end == "delete softly":
                 await bench.done(fork("/fork", state))
             async with bench.store.transaction(["/a"]) as transaction:
-                transaction.stage(state.number, state.tail, NOW.wall_ms, bytes(self.large_bytes))
+                transaction.stage(state.number, state.tail, bytes(self.large_bytes))
             if end == "nothing":
                 await bench.crash()
             elif end != "unstage":

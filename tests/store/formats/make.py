@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from tests.store.formats.history import STAGED, at, describe, live, make_history, run
+from tests.store.formats.history import STAGED, describe, live, make_history, run
 from unbroken.protocol.commands import Delete
 from unbroken.store.memory import MemoryStore
 from unbroken.store.sqlite import SqliteStore
@@ -80,7 +80,7 @@ async def staging(directory: Path) -> None:
     state = live(store, "/bytes")
     for start in range(0, len(STAGED), 2**18):
         async with store.transaction([]) as transaction:
-            transaction.stage(state.number, state.tail + start, at(41).wall_ms, STAGED[start : start + 2**18])
+            transaction.stage(state.number, state.tail + start, STAGED[start : start + 2**18])
     await run(store, 41, append("/empty", b"meanwhile"))
     await _kill(store, directory)
 

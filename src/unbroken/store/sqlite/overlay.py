@@ -199,7 +199,7 @@ class Overlay:
         return iter(self.streams.values())
 
     def drop(self, pending: Pending) -> bool:
-        """Forget a stream that has been folded.
+        """Forget a stream that has been folded, after its predecessors.
 
         Returns:
             Whether the tables are right about its path again.
@@ -208,11 +208,8 @@ class Overlay:
         del self.streams[pending.number]
         self._deleted.pop(pending.number, None)
         self._grown.pop(pending.number, None)
-        before = self._before.pop(pending.number, None)
+        self._before.pop(pending.number, None)
         if self._last_at[pending.path] != pending.number:
-            return False
-        if before is not None and before in self.streams:
-            self._last_at[pending.path] = before
             return False
         del self._last_at[pending.path]
         del self._at[pending.path]

@@ -42,8 +42,8 @@ class Staging:
             assert end == piece.position, "pieces come one after the other"
         else:
             db.execute("INSERT INTO staging (stream, start) VALUES (?, ?)", (number, start))
-        runs = [(len(piece.data), piece.time_ms)]
-        write_chunks(db, number, piece.position, piece.data, runs, grown=False)
+        # All of it is committed when its record is: `complete` says when.
+        write_chunks(db, number, piece.position, piece.data, [(len(piece.data), 0)], grown=False)
         self._ends[number] = (start, piece.position + len(piece.data))
 
     def has(self, changes: list[Change]) -> bool:

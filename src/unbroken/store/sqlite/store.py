@@ -31,7 +31,7 @@ import msgspec
 
 from unbroken.errors import OutcomeUnknown, StorageFull, StoreError, StoreReadOnly, Unavailable, UnbrokenError
 from unbroken.protocol.producers import Producer
-from unbroken.protocol.stream import Addition, Creation, Deletion, Record, Reference, StreamState
+from unbroken.protocol.stream import Addition, Creation, Deletion, Record, StreamState
 from unbroken.store.base import Change, Due, DueKind, Hold
 from unbroken.store.sqlite.checkpoint import Checkpointer
 from unbroken.store.sqlite.folding import choose, empty_trash, fold, return_space, trim_journal
@@ -310,8 +310,8 @@ class SqliteStore:
                 self._last_number = record.number
             if isinstance(record, Deletion):
                 self._overlay.hold(record, before)
-            if record.number in direct:
-                self._settle(path, record, after)
+            if record.number in direct and after is not None:
+                self._remember(path, after)
             else:
                 self._overlay.add(path, record, after, journal_id)
         await self._checkpointer.after_commit(self._log_pages)
@@ -350,30 +350,21 @@ class SqliteStore:
         for change in changes:
             self._hidden.setdefault(change.path, change.before)
 
-    def _settle(self, path: str, record: Record, after: StreamState | None) -> None:
-        """Take over a change that went straight to the tables."""
-        if isinstance(record, Reference) and record.delta < 0:
-            self._overlay.holds.pop(record.fork, None)
-        if after is not None:
-            self._remember(path, after)
-        else:
-            self._states.pop(path, None)
-
     def _fold_large(self, changes: list[Change], direct: set[int], journal_id: int) -> list[Pending]:
         """Fold the streams of this commit that got a large body, this commit's records included."""
-        self._trash = True
         folded: list[Pending] = []
         for number in direct:
             own = [change for change in changes if change.record.number == number]
             pending = self._overlay.streams.get(number)
             if pending is not None:
-                folded.append(pending)
                 whole = pending.copy()
             else:
                 before = own[0].before
                 base = 0 if before is None else before.tail
                 whole = Pending(number, own[0].path, base, journal_id, own[0].record.time_ms)
             folded += self._fold(self._overlay.predecessors(whole))
+            if pending is not None:
+                folded.append(pending)
             records = (
                 [self._staging.complete(self._writer, own[0].record)]
                 if self._staging.has(own)
