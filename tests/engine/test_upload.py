@@ -219,3 +219,20 @@ async def test_no_room_for_the_last_commit_leaves_nothing_of_it(
     async with Engine(SqliteStore(tmp_path / "data")) as engine:
         assert await read_all(engine, "/a") == b"beforeafter"
     assert check(tmp_path / "data") == []
+
+
+async def test_what_waits_for_a_large_append_counts_as_queued(
+    start: Start, hold: Hold, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unbroken.engine.commit.QUEUE_MAX", 5)
+    async with start() as engine:
+        await engine.create("/a")
+        tasks = [send(engine, "/a", BIG)]
+        await until(lambda: hold.pieces)
+        for _ in range(5):
+            tasks.append(send(engine, "/a", b"x"))
+            await until(lambda: not engine._committer._queue)
+        with pytest.raises(errors.Overloaded):
+            await send(engine, "/a", b"x")
+        hold.held = False
+        assert all(isinstance(outcome, Appended) for outcome in await asyncio.gather(*tasks))

@@ -6,11 +6,13 @@ import http.client
 import sys
 import urllib.error
 import urllib.request
-from typing import Annotated, NoReturn
+from typing import Annotated
 from urllib.parse import quote, urlsplit
 
 import msgspec
 import typer
+
+from unbroken.cli.terminal import fail
 
 __all__ = ["delete"]
 
@@ -46,9 +48,9 @@ def delete(
         count = _delete_all(base, path)
         typer.echo(f"deleted {count} {'stream' if count == 1 else 'streams'}")
     except urllib.error.HTTPError as error:
-        _fail(f"{target}: {_reason(error)}", 1)
+        fail(f"{target}: {_reason(error)}", 1)
     except (OSError, http.client.HTTPException) as error:
-        _fail(f"{base} cannot be reached ({error}): is the server running there?", 3)
+        fail(f"{base} cannot be reached ({error}): is the server running there?", 3)
 
 
 def _split(target: str, server: str) -> tuple[str, str]:
@@ -57,7 +59,7 @@ def _split(target: str, server: str) -> tuple[str, str]:
         return server.rstrip("/"), target
     url = urlsplit(target)
     if url.scheme not in ("http", "https") or not url.netloc or not url.path:
-        _fail(f"{target!r} is neither a path such as /chats/7 nor a URL such as http://127.0.0.1:9999/chats/7", 2)
+        fail(f"{target!r} is neither a path such as /chats/7 nor a URL such as http://127.0.0.1:9999/chats/7", 2)
     base = server.rstrip("/")
     if target.startswith(f"{base}/"):
         return base, target.removeprefix(base)
@@ -86,8 +88,3 @@ def _reason(error: urllib.error.HTTPError) -> str:
     except msgspec.DecodeError:
         return f"{error.code} {error.reason}"
     return f"{problem.get('detail') or problem.get('title')} ({error.code})"
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(f"unbroken: {message}", err=True)
-    raise typer.Exit(code)

@@ -83,7 +83,8 @@ class Committer:
             raise self._store.failure
         if self._closing:
             raise Draining
-        if len(self._queue) >= QUEUE_MAX:
+        held = 0 if self._upload is None else len(self._upload.held)
+        if len(self._queue) + held >= QUEUE_MAX:
             raise Overloaded("too many writes are waiting")
         assert self._loop is not None
         done: asyncio.Future[Outcome] = self._loop.create_future()

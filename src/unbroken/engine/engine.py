@@ -445,7 +445,6 @@ class Engine:
             after: the path to continue from, exclusive.
             limit: how many at most.
         """
-        found: Sequence[StreamState] = ()
         live: list[StreamState] = []
         while len(live) < limit and (found := self.store.states(prefix, after, limit - len(live))):
             live += (state for state in found if self._expiry.view(state).presence is Presence.LIVE)

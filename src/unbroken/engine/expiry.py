@@ -10,13 +10,12 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Callable
-from typing import Literal
 
 from unbroken.engine.clock import Clock
 from unbroken.protocol.commands import Reclaim
 from unbroken.protocol.lifetime import Instant
 from unbroken.protocol.stream import Presence, StreamState, View, view
-from unbroken.store.base import Store
+from unbroken.store.base import DueKind, Store
 
 __all__ = ["SWEEP_MAX", "Expiry"]
 
@@ -45,7 +44,7 @@ class Expiry:
         # monotonic ones do not compare, hence two heaps.
         self._sliding: list[tuple[int, int, str]] = []
         self._absolute: list[tuple[int, int, str]] = []
-        self._before_start: dict[Literal["ttl_s", "expires_at_ms"], tuple[int, int]] = {}
+        self._before_start: dict[DueKind, tuple[int, int]] = {}
 
     def view(self, state: StreamState | None, now: Instant | None = None) -> View:
         """How a stream looks now."""
@@ -132,9 +131,7 @@ class Expiry:
     def _renewed(self, state: StreamState) -> int:
         return self._renewed_ms.get(state.number, self._started_ms)
 
-    def _take_due(
-        self, kind: Literal["ttl_s", "expires_at_ms"], until: int, heap: list[tuple[int, int, str]], now_ms: int
-    ) -> bool:
+    def _take_due(self, kind: DueKind, until: int, heap: list[tuple[int, int, str]], now_ms: int) -> bool:
         """Have streams from before the start looked at that may be over by now, like those that came since."""
         found = self._store.due(kind, self._before_start.get(kind, _FIRST), until, SWEEP_MAX)
         for due in found:
