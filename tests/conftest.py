@@ -15,6 +15,8 @@ from hypothesis import settings
 # Failing asserts of shared helpers tell as much as those of the tests.
 pytest.register_assert_rewrite("unbroken.testing", *(f"tests.{path.stem}" for path in Path(__file__).parent.iterdir()))
 
+pytest_plugins = ["tests.browser", "unbroken.testing.fixtures"]
+
 # The machine may be busy: a slow example is not a failure. CI draws the same examples each time and keeps none.
 settings.register_profile("local", deadline=None)
 settings.register_profile("full", deadline=None, max_examples=1000)
