@@ -1,6 +1,7 @@
 """Tools for testing Unbroken and what is built on it: a clock to move, a real server, a client without manners.
 
-Fixtures for pytest are in `unbroken.testing.fixtures`, a disk that fails in `unbroken.testing.faults`.
+Fixtures for pytest are in `unbroken.testing.fixtures`, a network that fails in `unbroken.testing.proxy`, a disk that
+fails in `unbroken.testing.faults`.
 """
 
 from unbroken.testing.clock import ManualClock

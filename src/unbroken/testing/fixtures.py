@@ -25,6 +25,7 @@ from unbroken.testing.clock import ManualClock
 from unbroken.testing.faults import FaultyDisk
 from unbroken.testing.live import Address, threaded_server
 from unbroken.testing.process import ServerProcess
+from unbroken.testing.proxy import FaultyProxy, threaded_proxy
 
 __all__ = [
     "unbroken_app",
@@ -32,6 +33,7 @@ __all__ = [
     "unbroken_disk",
     "unbroken_engine",
     "unbroken_process",
+    "unbroken_proxy",
     "unbroken_server",
     "unbroken_settings",
     "unbroken_store",
@@ -114,6 +116,15 @@ def unbroken_server(unbroken_store: Store, unbroken_settings: Settings, unbroken
     """
     with threaded_server(unbroken_store, unbroken_settings, clock=unbroken_clock) as address:
         yield address
+
+
+@pytest.fixture
+def unbroken_proxy(unbroken_server: Address) -> Iterator[FaultyProxy]:
+    """A proxy before `unbroken_server`, at ``unbroken_proxy.url``: nothing happens to requests until the test sets
+    ``unbroken_proxy.plan``.
+    """
+    with threaded_proxy(unbroken_server.url) as proxy:
+        yield proxy
 
 
 @pytest.fixture

@@ -11,8 +11,6 @@ ready when the block begins, and nothing of it is left when the block ends.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, NamedTuple
@@ -28,6 +26,7 @@ from unbroken.server.connection import Connection
 from unbroken.server.settings import Settings
 from unbroken.store.base import Store
 from unbroken.store.memory import MemoryStore
+from unbroken.testing.threads import in_thread
 
 __all__ = ["Address", "LiveServer", "live_server", "serve_asgi", "threaded_server"]
 
@@ -161,37 +160,5 @@ def threaded_server(
     Raises:
         Exception: whatever kept the server from starting.
     """
-    ready = threading.Event()
-    running: list[tuple[Address, asyncio.AbstractEventLoop, asyncio.Event]] = []
-    failure: list[BaseException] = []
-
-    async def run() -> None:
-        async with live_server(store, settings, clock=clock) as server:
-            stop = asyncio.Event()
-            running.append((server.address, asyncio.get_running_loop(), stop))
-            ready.set()
-            await stop.wait()
-
-    def target() -> None:
-        try:
-            asyncio.run(run())
-        except BaseException as error:
-            failure.append(error)
-        finally:
-            ready.set()
-
-    thread = threading.Thread(target=target, name="unbroken-live-server", daemon=True)
-    thread.start()
-    ready.wait()
-    if not running:
-        thread.join()
-        raise failure[0]
-    address, loop, stop = running[0]
-    try:
-        yield address
-    finally:
-        with contextlib.suppress(RuntimeError):  # its loop has ended already
-            loop.call_soon_threadsafe(stop.set)
-        thread.join()
-    if failure:
-        raise failure[0]
+    with in_thread(lambda: live_server(store, settings, clock=clock), "unbroken-live-server") as server:
+        yield server.address
