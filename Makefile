@@ -48,12 +48,12 @@ node-is-recent:
 	@$(NODE_IS_RECENT)
 
 conformance:
-	@if $(NODE_IS_RECENT); then $(MAKE) --no-print-directory conformance/node_modules/.installed; \
-	elif [ "$$CI" = true ]; then echo "The public conformance suite needs Node.js 20.19 or newer, with npm." >&2; exit 1; \
-	else echo "*** The public conformance suite is SKIPPED: it needs Node.js 20.19 or newer, with npm. ***"; fi
+	@if $(NODE_IS_RECENT); then $(MAKE) --no-print-directory conformance/node_modules/.installed peers/node_modules/.installed; \
+	elif [ "$$CI" = true ]; then echo "The public conformance suite and the reference server need Node.js 20.19 or newer, with npm." >&2; exit 1; \
+	else echo "*** The public conformance suite and the reference server are SKIPPED: they need Node.js 20.19 or newer, with npm. ***"; fi
 
 clean:
-	rm -rf .venv .ci/node .ci/go .ci/go.log conformance/node_modules .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .ci/node .ci/go .ci/go.log conformance/node_modules peers/node_modules .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
 	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 .venv/bin/python:
@@ -74,7 +74,7 @@ clean:
 	@.venv/bin/python -m pip install --quiet --editable '.[server,test,dev]'
 	@touch .venv/.server $@
 
-conformance/node_modules/.installed: conformance/package.json conformance/.npmrc
-	@echo "Installing the public conformance suite into conformance/node_modules"
-	@npm --prefix conformance install --ignore-scripts --no-audit --no-fund --loglevel=error
+%/node_modules/.installed: %/package.json %/.npmrc
+	@echo "Installing what $*/package.json names into $*/node_modules"
+	@npm --prefix $* install --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@

@@ -31,7 +31,8 @@ __all__ = [
     "newest_commit",
 ]
 
-_HERE = Path(__file__).parent
+_ROOT = Path(__file__).parent.parent
+_PEERS = _ROOT / "peers"
 _NPM_TIMEOUT_S = 300.0
 
 
@@ -59,7 +60,7 @@ class Contender:
     def start(self, directory: Path) -> AbstractContextManager[Process]:
         """Run it, its data below this directory, until the block is left."""
         data = directory / "data"
-        return running([*self.command, *(flag.format(data) for flag in self.data_flags)], _HERE.parent)
+        return running([*self.command, *(flag.format(data) for flag in self.data_flags)], _ROOT)
 
 
 def _unbroken(store: str) -> list[str]:
@@ -70,7 +71,7 @@ def _floor(kind: str) -> list[str]:
     return [sys.executable, "-m", "benchmarks.floor", kind]
 
 
-_NODE = ["node", str(_HERE / "reference.mjs")]
+_NODE = ["node", str(_PEERS / "reference.mjs")]
 
 GENERATOR = Contender("same bytes to every packet", _floor("socket"), stores=False)
 PARSER = Contender("HTTP parser and nothing else", _floor("parser"), stores=False)
@@ -79,7 +80,7 @@ MEMORY = Contender("Unbroken, memory", _unbroken("memory"))
 SQLITE = Contender("Unbroken, sqlite", _unbroken("sqlite"), ("--data-dir", "{}"))
 NGINX = Contender("nginx, static files", [sys.executable, "-m", "benchmarks.nginx"], ("{}",))
 NODE_MEMORY = Contender("Node reference, memory", _NODE)
-NODE_FILES = Contender("Node reference, file store", _NODE, ("{}",))
+NODE_FILES = Contender("Node reference, file store", _NODE, ("--data", "{}"))
 
 
 def newest_commit(directory: Path) -> int:
@@ -108,7 +109,7 @@ def _journal(directory: Path, after: int) -> list[tuple[int, int]]:
 def left_out() -> dict[str, str]:
     """The contenders that cannot be measured here, by name, and why.
 
-    Installs the Node.js reference server beside this file, if it is not there.
+    Installs the Node.js reference server where the tests have it too, if it is not there.
     """
     no_node, no_nginx = _install_node(), nginx.missing()
     reasons = {NODE_MEMORY.name: no_node, NODE_FILES.name: no_node, NGINX.name: no_nginx}
@@ -119,10 +120,10 @@ def _install_node() -> str:
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:
         return "Node.js with npm is not there"
-    if not (_HERE / "node_modules" / "@durable-streams" / "server" / "package.json").is_file():
+    if not (_PEERS / "node_modules" / "@durable-streams" / "server" / "package.json").is_file():
         command = [npm, "install", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
         try:
-            subprocess.run(command, cwd=_HERE, check=True, capture_output=True, timeout=_NPM_TIMEOUT_S)
+            subprocess.run(command, cwd=_PEERS, check=True, capture_output=True, timeout=_NPM_TIMEOUT_S)
         except (subprocess.SubprocessError, OSError) as error:
             return f"npm could not install it: {error}"
     return ""

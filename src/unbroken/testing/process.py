@@ -34,7 +34,7 @@ class ServerProcess:
 
     def __init__(self, data_dir: Path | str, *flags: str) -> None:
         self.data_dir = Path(data_dir)
-        self._flags = flags
+        self.flags = flags
         self._port = 0
         self._process: subprocess.Popen[str] | None = None
         self._log: IO[str] | None = None
@@ -57,6 +57,15 @@ class ServerProcess:
         self._log.seek(0)
         return self._log.read()
 
+    def command(self, port: int) -> list[str]:
+        """What is run. A subclass may run any server that writes "listening on http://127.0.0.1:<port>".
+
+        Args:
+            port: of the loopback interface; 0 for a free one.
+        """
+        command = [sys.executable, "-m", "unbroken", "serve", "--host", "127.0.0.1", "--port", str(port)]
+        return [*command, "--data-dir", str(self.data_dir), *self.flags]
+
     def start(self) -> None:
         """Start it, and wait until it can be connected to.
 
@@ -67,12 +76,12 @@ class ServerProcess:
             raise RuntimeError("the server runs already")
         if self._log is None:
             self._log = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 (closed at the end of the block)
-        command = [sys.executable, "-m", "unbroken", "serve", "--host", "127.0.0.1", "--port", str(self._port)]
-        command += ["--data-dir", str(self.data_dir), *self._flags]
+        command = self.command(self._port)
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._log, text=True)  # noqa: S603
         self._process = process
         assert process.stdout is not None
-        listening = re.search(r"http://127\.0\.0\.1:(\d+)", process.stdout.readline())
+        greetings = (re.search(r"listening on http://127\.0\.0\.1:(\d+)", line) for line in process.stdout)
+        listening = next(filter(None, greetings), None)
         if listening is None:
             self.kill()
             raise RuntimeError(f"the server did not start: {self.log}")
