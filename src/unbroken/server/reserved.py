@@ -1,4 +1,4 @@
-"""What the server answers below ``/-/``: its health, and requests that concern many streams."""
+"""What the server answers below ``/-/``: its health, files for pages, and requests that concern many streams."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from unbroken.protocol.headers import parse_integer
 from unbroken.protocol.lifetime import format_time
 from unbroken.protocol.stream import StreamState
 from unbroken.server.http import Headers, Request, Response
+from unbroken.server.static import STATIC_PATHS, serve_static
 
 __all__ = ["RESERVED_PATHS", "Reserved"]
 
-RESERVED_PATHS = frozenset(("/-/health", "/-/ready", "/-/streams"))
+RESERVED_PATHS = frozenset(("/-/health", "/-/ready", "/-/streams")) | STATIC_PATHS
 
 _LISTED_MAX = 1000
 _DELETED_MAX = 10_000
@@ -64,6 +65,8 @@ class Reserved:
 
     async def handle(self, request: Request, path: str) -> Response:
         """Answer a request for one of ``RESERVED_PATHS``."""
+        if path in STATIC_PATHS:
+            return serve_static(request, path)
         if path == "/-/health":
             return _json(b'{"status":"ok"}')
         if path == "/-/ready":
