@@ -63,6 +63,7 @@ async def test_nothing_comes(serve: Serve) -> None:
             assert response["stream-up-to-date"] == "true"
             assert response["stream-cursor"] == str(INTERVAL)
             assert response["cache-control"] == "no-store"
+            assert response.get("x-accel-expires") == (None if query == "offset=now" else "1")
             assert response.get("stream-closed") is None
             assert response.get("etag") is None
 

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["MAX_AGE_S", "STALE_S", "entity_tag", "matches", "page_cache_control"]
+__all__ = ["COLLAPSE_S", "MAX_AGE_S", "STALE_S", "entity_tag", "matches", "page_cache_control"]
 
 MAX_AGE_S = 60
 STALE_S = 300
+COLLAPSE_S = 1
+"""How long nginx may give the answer of a long-poll without news to those who wait for the same; no other cache may.
+
+Otherwise it would send them to the server one after the other, each to wait there in turn. It goes before
+Cache-Control: nginx older than 1.23 obeys the first of the two.
+"""
 
 _TAG = re.compile(r'(?:W/)?("[^"]*")')
 

@@ -12,7 +12,7 @@ from unbroken.engine.engine import Engine, Follower
 from unbroken.engine.follow import FrameCache
 from unbroken.engine.pages import Page
 from unbroken.errors import InvalidOffset, UnbrokenError
-from unbroken.protocol.caching import entity_tag, matches, page_cache_control
+from unbroken.protocol.caching import COLLAPSE_S, entity_tag, matches, page_cache_control
 from unbroken.protocol.content import is_text
 from unbroken.protocol.cursors import next_cursor
 from unbroken.protocol.headers import ReadQuery, field
@@ -29,6 +29,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UP_TO_DATE = (b"stream-up-to-date", b"true")
 _CLOSED = (b"stream-closed", b"true")
 _NO_STORE = (b"cache-control", b"no-store")
+_COLLAPSED: Headers = [(b"x-accel-expires", b"%d" % COLLAPSE_S)]
 
 
 class Reads:
@@ -104,7 +105,8 @@ class Reads:
             return Response(200, [*_page_headers(page), cursor, _NO_STORE], page.body)
         if page.data:
             return self._page_response(request, page, cursor)
-        headers: Headers = [(b"stream-next-offset", str(page.next_offset).encode()), _UP_TO_DATE, cursor, _NO_STORE]
+        offset = (b"stream-next-offset", str(page.next_offset).encode())
+        headers: Headers = [offset, _UP_TO_DATE, cursor, *(() if _is_momentary(query) else _COLLAPSED), _NO_STORE]
         if page.closed:
             headers.append(_CLOSED)
         return Response(204, headers)
