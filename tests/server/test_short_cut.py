@@ -9,6 +9,8 @@ import pytest
 
 from tests.server.conftest import Serve
 from tests.server.site import JSON, TEXT, offset, producer, until
+from unbroken.engine.upload import Tell
+from unbroken.protocol.commands import Command
 from unbroken.server.asgi import AsgiApp, Receive, Scope, Send
 from unbroken.server.connection import Connection
 from unbroken.server.settings import Settings
@@ -140,21 +142,32 @@ async def test_server_that_ends_says_so(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, connections: list[Connection]
 ) -> None:
     """An append under way when the server is told to end is answered, and the connection closed."""
-    entered, go_on = asyncio.Event(), asyncio.Event()
     async with serve() as site, site.connect() as connection:
         await site.create("/a", TEXT)
-        execute = site.engine.execute
-
-        async def slowly(command: object) -> object:
-            entered.set()
-            await go_on.wait()
-            return await execute(command)  # type: ignore[arg-type]
-
-        monkeypatch.setattr(site.engine, "execute", slowly)
+        submit, submitted = site.engine.submit, list[tuple[Command, Tell]]()
+        monkeypatch.setattr(site.engine, "submit", lambda *given: submitted.append(given))
         await connection.send(encode_request("POST", "/a", TEXT, b"hello"))
-        await entered.wait()
+        await until(lambda: bool(submitted))
         connections[0].shutdown()
-        go_on.set()
+        submit(*submitted[0])
         response = await connection.read_response()
         assert (response.status, response["connection"]) == (204, "close")
+        assert await connection.read_eof() == b""
+
+
+async def test_idle_connection_is_closed(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, connections: list[Connection]
+) -> None:
+    """After its last answer, not while one is still to come."""
+    async with serve() as site, site.connect() as connection:
+        await site.create("/a", TEXT)
+        submit, submitted = site.engine.submit, list[tuple[Command, Tell]]()
+        monkeypatch.setattr(connections[0], "timeout_keep_alive", 0.05)
+        assert (await connection.request("POST", "/a", TEXT, b"x")).status == 204
+        monkeypatch.setattr(site.engine, "submit", lambda *given: submitted.append(given))
+        await connection.send(encode_request("POST", "/a", TEXT, b"x"))
+        await until(lambda: bool(submitted))
+        connections[0].timeout_keep_alive_handler()  # as if it had taken that long
+        submit(*submitted[0])
+        assert (await connection.read_response())["stream-next-offset"] == offset(1, 2)
         assert await connection.read_eof() == b""

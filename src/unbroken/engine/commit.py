@@ -1,21 +1,22 @@
 """Group commit: what arrives while a commit is in flight forms the next batch, all streams together.
 
-One task does all writing. A submitted command costs a future, not a task. A batch is decided in order inside one store
-transaction; only when that is durable are followers woken and futures resolved. A failed commit fails its whole batch
+One task does all writing. A submitted command costs a callback, not a task. A batch is decided in order inside one
+store transaction; only when that is durable are followers woken and writers told. A failed commit fails its whole batch
 as "outcome unknown", and from then on the store refuses to write: nothing is retried, nothing is acknowledged.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from unbroken.engine.clock import Clock
 from unbroken.engine.expiry import Expiry
-from unbroken.engine.upload import Queued, Upload, is_large
-from unbroken.errors import Draining, OutcomeUnknown, Overloaded, StorageFull, UnbrokenError
+from unbroken.engine.upload import Queued, Tell, Upload, is_large
+from unbroken.errors import Draining, OutcomeUnknown, Overloaded, StorageFull, StoreError, Unavailable, UnbrokenError
 from unbroken.protocol.commands import Append, Appended, Command, Create, Outcome, Release
 from unbroken.protocol.lifetime import Instant
 from unbroken.protocol.stream import Decision, Record, Reference, Situation, decide
@@ -23,7 +24,10 @@ from unbroken.store.base import Change, Store, Transaction
 
 _log = logging.getLogger("unbroken.engine")
 
-__all__ = ["BATCH_BYTES_MAX", "QUEUE_MAX", "Committer"]
+__all__ = ["BATCH_BYTES_MAX", "QUEUE_MAX", "Committer", "NotDecided"]
+
+NotDecided = Unavailable | StoreError
+"""The outcomes that are no decision: something is wrong with the server."""
 
 BATCH_BYTES_MAX = 2 * 1024 * 1024
 BATCH_COMMANDS_MAX = 512
@@ -55,12 +59,10 @@ class Committer:
         self._wake = asyncio.Event()
         self._closing = False
         self._task: asyncio.Task[None] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
         """Begin to write."""
-        self._loop = asyncio.get_running_loop()
-        self._task = self._loop.create_task(self._run(), name="unbroken-committer")
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="unbroken-committer")
 
     async def stop(self) -> None:
         """Finish what is queued, then end."""
@@ -69,12 +71,13 @@ class Committer:
         if self._task is not None:
             await self._task
 
-    def submit(self, command: Command) -> asyncio.Future[Outcome]:
+    def submit(self, command: Command, tell: Tell) -> None:
         """Queue a command.
 
-        Returns:
-            A future of what the client is told, resolved when it is durable. A refusal by the rules is a result; an
-            exception means that the server could not decide it.
+        Args:
+            command: what to decide.
+            tell: called later, once, with what the client is told: when that is durable, or when it turned out that
+                the server could not decide it (`NotDecided`).
 
         Raises:
             Draining, Overloaded, StoreReadOnly, StorageFull: not even queued.
@@ -86,11 +89,8 @@ class Committer:
         held = 0 if self._upload is None else len(self._upload.held)
         if len(self._queue) + held >= QUEUE_MAX:
             raise Overloaded("too many writes are waiting")
-        assert self._loop is not None
-        done: asyncio.Future[Outcome] = self._loop.create_future()
-        self._queue.append(Queued(command, done))
+        self._queue.append(Queued(command, tell))
         self._wake.set()
-        return done
 
     async def _run(self) -> None:
         busy = False
@@ -173,16 +173,29 @@ class Committer:
         except Exception:
             # It is durable all the same, and its writers are waiting.
             _log.exception("followers could not be told")
-        for queued, outcome in zip(batch, outcomes, strict=True):
-            if not queued.done.done():
-                queued.done.set_result(outcome)
+        self._answer(batch, outcomes)
 
     def _carry_out(self, queued: Queued, transaction: Transaction, now: Instant, changes: list[Change]) -> Outcome:
         decision = self._decide(queued.command, transaction, now)
+        if not decision.records:
+            self._renew_unchanged(queued.command, decision.outcome, transaction)
         for record in decision.records:
             path = _path_of(queued.command, record)
             changes.append(transaction.write(path, record))
         return decision.outcome
+
+    def _renew_unchanged(self, command: Command, outcome: Outcome, transaction: Transaction) -> None:
+        """Nothing is to be written, but a writer was here."""
+        if isinstance(outcome, Appended) and (state := transaction.state(command.path)) is not None:
+            self._expiry.renew(state)
+
+    def _answer(self, batch: Iterable[Queued], outcomes: Iterable[Outcome]) -> None:
+        for queued, outcome in zip(batch, outcomes, strict=False):
+            try:
+                queued.tell(outcome)
+            except Exception:
+                # The others are waiting.
+                _log.exception("a writer could not be told")
 
     def _fail(self, batch: list[Queued], upload: Upload | None, error: Exception) -> None:
         if upload is not None:
@@ -195,9 +208,7 @@ class Committer:
                 batch = []
             batch.append(upload.queued)
         failure = error if isinstance(error, UnbrokenError) else OutcomeUnknown(f"the commit failed: {error}")
-        for queued in batch:
-            if not queued.done.done():
-                queued.done.set_exception(failure)
+        self._answer(batch, itertools.repeat(failure))
 
     def _go_on(self, upload: Upload, transaction: Transaction, now: Instant) -> bool:
         """Write the next piece of a large append.

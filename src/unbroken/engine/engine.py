@@ -20,10 +20,11 @@ from types import TracebackType
 from typing import Self
 
 from unbroken.engine.clock import Clock, SystemClock
-from unbroken.engine.commit import Committer
+from unbroken.engine.commit import Committer, NotDecided
 from unbroken.engine.expiry import Expiry
 from unbroken.engine.follow import Waiters, resolve
 from unbroken.engine.pages import Page, count_messages, read_page
+from unbroken.engine.upload import Tell
 from unbroken.errors import InvalidOffset, OffsetGone, StoreError, Unavailable, UnbrokenError
 from unbroken.protocol.commands import (
     Append,
@@ -37,7 +38,7 @@ from unbroken.protocol.commands import (
     Outcome,
     Release,
 )
-from unbroken.protocol.content import EMPTY, Content, frame_json, frames_quickly, is_json
+from unbroken.protocol.content import Content, frames_quickly, is_json, make_content
 from unbroken.protocol.lifetime import Lifetime
 from unbroken.protocol.offsets import Anchor, Offset, parse_offset
 from unbroken.protocol.paths import parse_path
@@ -139,10 +140,27 @@ class Engine:
         Raises:
             Unavailable: the server could not decide it; with `OutcomeUnknown` it may or may not have happened.
         """
-        outcome = await self._committer.submit(command)
-        if isinstance(outcome, Appended) and outcome.duplicate and (state := self.lookup(command.path).state):
-            self._expiry.renew(state)  # nothing was written, but a writer was here
+        outcome = await self._submitted(command)
+        if isinstance(outcome, NotDecided):
+            raise outcome
         return outcome
+
+    def submit(self, command: Command, tell: Tell) -> None:
+        """Like `execute`, without a future and a task that waits for it: they cost as much as to decide an append.
+
+        ``tell`` is called later, once, with what `execute` would return or raise, unless this raises `Unavailable`.
+        """
+        self._committer.submit(command, tell)
+
+    def _submitted(self, command: Command) -> asyncio.Future[Outcome]:
+        done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+        def tell(outcome: Outcome) -> None:
+            if not done.done():
+                done.set_result(outcome)
+
+        self._committer.submit(command, tell)
+        return done
 
     async def create(
         self,
@@ -284,20 +302,11 @@ class Engine:
 
     async def prepare(self, body: bytes, content_type: str | None) -> Content:
         """Make a body ready to be stored in a stream of this content type; a fault in it is kept in the result."""
-        if content_type is None or not is_json(content_type):
-            return Content(body)
-        if not body:
-            return EMPTY
-        try:
-            framed = frame_json(body) if frames_quickly(body) else await self._frame_large(body)
-        except UnbrokenError as error:
-            return Content(b"", json=True, fault=error)
-        return Content(framed, json=True)
-
-    async def _frame_large(self, body: bytes) -> bytes:
+        if content_type is None or not is_json(content_type) or frames_quickly(body):
+            return make_content(body, content_type)
         # One at a time: a worker thread takes interpreter time from everybody.
         async with self._framing:
-            return await asyncio.to_thread(frame_json, body)
+            return await asyncio.to_thread(make_content, body, content_type)
 
     async def resolve_fork(self, source_path: str, offset: str | None, sub_offset: int) -> ForkRequest:
         """Find the byte position that a fork request names; a fault in it is kept in the result."""
@@ -471,15 +480,14 @@ class Engine:
         # sweep finds the hold again.
         with contextlib.suppress(Unavailable):
             origin = before.origin
-            released = self._committer.submit(Release(origin.source_path, origin.source_number, record.number))
-            released.add_done_callback(_consume)
+            self._committer.submit(Release(origin.source_path, origin.source_number, record.number), _forget)
 
     async def _sweep(self) -> None:
         """Reclaim what has expired and release what deleted forks still hold, a bounded number at a time."""
         submitted: list[asyncio.Future[Outcome]] = []
 
         def submit(command: Command) -> None:
-            submitted.append(self._committer.submit(command))
+            submitted.append(self._submitted(command))
 
         while True:
             more = False
@@ -491,7 +499,7 @@ class Engine:
                 _log.warning("expired streams cannot be reclaimed now: %s", error)
             except Exception:
                 _log.exception("expired streams could not be reclaimed")
-            await asyncio.gather(*submitted, return_exceptions=True)
+            await asyncio.gather(*submitted)
             submitted.clear()
             await asyncio.sleep(0 if more else _SWEEP_INTERVAL_S)
 
@@ -499,10 +507,8 @@ class Engine:
 _FOREVER_S = 3600.0
 
 
-def _consume(done: asyncio.Future[Outcome]) -> None:
+def _forget(outcome: Outcome) -> None:
     """Nobody waits for this one; that it failed is in the store's `failure`."""
-    if not done.cancelled():
-        done.exception()
 
 
 class Follower:

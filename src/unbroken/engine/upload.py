@@ -7,15 +7,18 @@ record, alone in a commit, makes the pieces part of the stream.
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple
 
 from unbroken.protocol.commands import Append, Command, Outcome
 from unbroken.protocol.stream import Addition, Record
 from unbroken.store.base import Transaction
 
-__all__ = ["Queued", "Upload", "is_large"]
+__all__ = ["Queued", "Tell", "Upload", "is_large"]
+
+Tell = Callable[[Outcome], None]
+"""Takes the outcome of a command. That the server could not decide it is an outcome here too."""
 
 _LARGE_BYTES = 1024 * 1024
 _PIECE_BYTES = 1024 * 1024
@@ -25,7 +28,7 @@ class Queued(NamedTuple):
     """A command that waits to be decided, and who waits for the outcome."""
 
     command: Command
-    done: asyncio.Future[Outcome]
+    tell: Tell
 
 
 def is_large(command: Command) -> bool:

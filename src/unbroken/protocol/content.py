@@ -30,6 +30,7 @@ __all__ = [
     "is_json",
     "is_text",
     "json_array",
+    "make_content",
     "media_type",
     "whole_characters",
 ]
@@ -66,6 +67,21 @@ class Content(NamedTuple):
 
 
 EMPTY = Content(b"")
+
+
+def make_content(body: bytes, content_type: str | None) -> Content:
+    """Make a body ready to be stored in a stream of this content type; a fault in it is kept in the result.
+
+    See `frames_quickly` for how long it may take.
+    """
+    if content_type is None or not is_json(content_type):
+        return Content(body)
+    if not body:
+        return EMPTY
+    try:
+        return Content(frame_json(body), json=True)
+    except UnbrokenError as fault:
+        return Content(b"", json=True, fault=fault)
 
 
 @lru_cache(maxsize=1024)

@@ -7,12 +7,14 @@ a problem document, with the same headers as any other response.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import lru_cache
 from urllib.parse import quote
 
 from unbroken.engine.engine import Engine
 from unbroken.errors import InvalidHeader, MethodNotAllowed, StreamNotFound, Unavailable, UnbrokenError
-from unbroken.protocol.commands import Append, Appended, Create, Created, Delete, ForkRequest
+from unbroken.protocol.commands import Append, Appended, Create, Created, Delete, ForkRequest, Outcome
+from unbroken.protocol.content import make_content
 from unbroken.protocol.headers import (
     ALLOWED_METHODS,
     Fields,
@@ -67,19 +69,62 @@ class App:
             ClientGone: there is nobody left to answer.
         """
         try:
-            if not self.started:
-                raise Unavailable("the Unbroken app was not started: pass its lifespan to the outer application")
             response = await self._route(request)
-        except UnbrokenError as error:
-            if error.status >= 500:
-                _log.warning("%s %s: %s (%s)", request.method, request.target.decode("latin-1"), error, error.code)
-            response = problem(error)
         except ClientGone:
             raise
-        except Exception:
-            # A fault of ours. It is told in the form of every other error, and the log says where to look.
-            _log.exception("%s %s failed", request.method, request.target.decode("latin-1"))
-            response = problem(UnbrokenError())
+        except Exception as error:
+            response = _refusal(request, error)
+        return self._finished(request, response)
+
+    def handle_append(self, request: Request, answer: Callable[[Response], None]) -> bool:
+        """Answer an append whose body has arrived and is small, without a task: see `Engine.submit`.
+
+        It passes through the same steps as in `handle`. Where one of them may have to wait, so must `handle`.
+
+        Args:
+            request: a POST.
+            answer: called once with the response, now or later.
+
+        Returns:
+            False if it is not such an append: `handle` it.
+        """
+        body = request.arrived
+        if body is None or len(body) > self._small_bytes:
+            return False
+
+        def told(outcome: Outcome) -> None:
+            try:
+                response = _appended(outcome, body)
+            except Exception as error:
+                response = _refusal(request, error)
+            answer(self._finished(request, response))
+
+        try:
+            self._check_started()
+            path = self._admit(request)
+            if path.startswith("/-/"):
+                return False
+            self.engine.submit(_append_command(request.fields, path, body), told)
+        except Exception as error:
+            answer(self._finished(request, _refusal(request, error)))
+        return True
+
+    def _check_started(self) -> None:
+        if not self.started:
+            raise Unavailable("the Unbroken app was not started: pass its lifespan to the outer application")
+
+    def _admit(self, request: Request) -> str:
+        """What every request other than a preflight has to pass, whatever it asks for.
+
+        Returns:
+            The path that it names.
+        """
+        path = _locate(request.target, request.roots)
+        self._cors.check_write(request.method, request.fields)
+        return path
+
+    def _finished(self, request: Request, response: Response) -> Response:
+        """What every response gets."""
         response.headers.extend(self._cors.headers(request.fields))
         if b"upgrade" in request.fields:
             # Parsers differ in what they take for the body; nothing after this response may be read as a request.
@@ -87,11 +132,11 @@ class App:
         return response
 
     async def _route(self, request: Request) -> Response:
+        self._check_started()
         if request.method == "OPTIONS":
             return self._cors.preflight()
-        path = _locate(request.target, request.roots)
+        path = self._admit(request)
         method = request.method
-        self._cors.check_write(method, request.fields)
         if path.startswith("/-/"):
             return await self._reserved.handle(request, path)
         if method == "POST":
@@ -151,37 +196,11 @@ class App:
         return (base + quote(path, safe="/~!$&'()*+,;=:@")).encode("latin-1")
 
     async def _append(self, request: Request, path: str) -> Response:
-        body = request.arrived
-        if body is not None and len(body) <= self._small_bytes:
-            # Nothing to wait for or to count, which would cost as much as to decide the append.
-            outcome = await self.engine.execute(await self._append_command(request.fields, path, body))
-        else:
-            with await self._bodies.read(request) as body:
-                outcome = await self.engine.execute(await self._append_command(request.fields, path, body))
-        if isinstance(outcome, UnbrokenError):
-            raise outcome
-        assert isinstance(outcome, Appended)
-        headers: Headers = [(b"stream-next-offset", str(outcome.next_offset).encode())]
-        if outcome.closed:
-            headers.append((b"stream-closed", b"true"))
-        status = 204
-        if outcome.producer is not None:
-            headers.append((b"producer-epoch", b"%d" % outcome.producer.epoch))
-            headers.append((b"producer-seq", b"%d" % outcome.producer.seq))
-            if body and not outcome.duplicate:
-                status = 200
-        return Response(status, headers)
-
-    async def _append_command(self, fields: Fields, path: str, body: bytes) -> Append:
-        """A malformed header goes along: whether the stream exists is told first."""
-        try:
-            content_type = parse_content_type(fields)
-            stream_seq = parse_stream_seq(fields)
-            producer = parse_producer(fields)
-        except InvalidHeader as fault:
-            return Append(path, fault=fault)
-        content = await self.engine.prepare(body, content_type)
-        return Append(path, content_type, content, is_true(fields, b"stream-closed"), stream_seq, producer)
+        with await self._bodies.read(request) as body:
+            command = _append_command(request.fields, path, b"")
+            if command.fault is None:
+                command = command._replace(content=await self.engine.prepare(body, command.content_type))
+            return _appended(await self.engine.execute(command), body)
 
     async def _delete(self, path: str) -> Response:
         outcome = await self.engine.execute(Delete(path))
@@ -203,6 +222,44 @@ class App:
         if state.lifetime.expires_at_ms is not None:
             headers.append((b"stream-expires-at", format_time(state.lifetime.expires_at_ms).encode()))
         return Response(200, headers)
+
+
+def _append_command(fields: Fields, path: str, body: bytes) -> Append:
+    """A malformed header goes along: whether the stream exists is told first."""
+    try:
+        content_type = parse_content_type(fields)
+        stream_seq = parse_stream_seq(fields)
+        producer = parse_producer(fields)
+    except InvalidHeader as fault:
+        return Append(path, fault=fault)
+    content = make_content(body, content_type)
+    return Append(path, content_type, content, is_true(fields, b"stream-closed"), stream_seq, producer)
+
+
+def _appended(outcome: Outcome, body: bytes) -> Response:
+    if isinstance(outcome, UnbrokenError):
+        raise outcome
+    assert isinstance(outcome, Appended)
+    headers: Headers = [(b"stream-next-offset", str(outcome.next_offset).encode())]
+    if outcome.closed:
+        headers.append((b"stream-closed", b"true"))
+    status = 204
+    if outcome.producer is not None:
+        headers.append((b"producer-epoch", b"%d" % outcome.producer.epoch))
+        headers.append((b"producer-seq", b"%d" % outcome.producer.seq))
+        if body and not outcome.duplicate:
+            status = 200
+    return Response(status, headers)
+
+
+def _refusal(request: Request, error: Exception) -> Response:
+    if not isinstance(error, UnbrokenError):
+        # A fault of ours. It is told in the form of every other error, and the log says where to look.
+        _log.error("%s %s failed", request.method, request.target.decode("latin-1"), exc_info=error)
+        return problem(UnbrokenError())
+    if error.status >= 500:
+        _log.warning("%s %s: %s (%s)", request.method, request.target.decode("latin-1"), error, error.code)
+    return problem(error)
 
 
 @lru_cache(maxsize=8192)

@@ -37,28 +37,85 @@ class Connection(HttpToolsProtocol):
     _app: App | None = None
     """What answers those who take the short cut; None if nobody is to."""
     _overhead_bytes = 0
+    _packet_bytes = 0
     _held: Fields | None = None
     """The headers of a request that uvicorn does not know of yet: its body may be about to come."""
     _held_body = b""
+    _idle_since_s: float | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
         super().connection_made(transport)
         self.flow = _Flow(transport, self.pipeline)
+        self._exchange = _Exchange(transport, self.server_state.default_headers, self.on_response_complete)
         app = self.config.app
         if isinstance(app, AsgiApp) and not (self.access_log or self.root_path):
             self._app = app.app
 
     def data_received(self, data: bytes) -> None:
         """Bytes arrived. What is not a body's data is overhead: head, chunk framing, trailers."""
-        self._overhead_bytes += len(data)
-        if self._overhead_bytes > HEAD_BYTES_MAX + len(data):
+        self._packet_bytes = len(data)
+        self._overhead_bytes += self._packet_bytes
+        if self._overhead_bytes > HEAD_BYTES_MAX + self._packet_bytes:
             self.transport.write(_TOO_LARGE)
             self.transport.close()
             return
         super().data_received(data)
         if self._held is not None:
             self._release()
+
+    def on_message_begin(self) -> None:
+        """A request begins. Uvicorn is told in `_go_the_long_way`, if it is to know at all."""
+        self._overhead_bytes = 0
+        self.url, self.headers = b"", []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header was read, or a trailer."""
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """The head was read."""
+        self._check_size()
+        parser: httptools.HttpRequestParser = self.parser
+        fields = join_fields(self.headers)
+        if parser.should_upgrade() and (b"content-length" in fields or b"transfer-encoding" in fields):
+            raise ValueError("a request that offers an upgrade must not have a body")
+        if parser.get_method() == b"POST" and self._takes_short_cut(parser, fields):
+            self._held, self._held_body = fields, b""
+        else:
+            self._go_the_long_way()
+
+    def _check_size(self) -> None:
+        """The sum over packets is bounded as they come; this is for what came in one."""
+        if self._packet_bytes > HEAD_BYTES_MAX:
+            fields_bytes = sum(len(name) + len(value) for name, value in self.headers)
+            if fields_bytes > HEAD_BYTES_MAX:
+                raise ValueError("the head is too large")
+
+    def _takes_short_cut(self, parser: httptools.HttpRequestParser, fields: Fields) -> bool:
+        if self.cycle and not self.cycle.response_complete:
+            return False
+        return (
+            self._app is not None
+            and _UNUSUAL.isdisjoint(fields)
+            and self.url.startswith(b"/")
+            and self.url.isascii()
+            and b"#" not in self.url
+            and parser.get_http_version() == "1.1"
+            and parser.should_keep_alive()
+            and not self.flow.write_paused
+        )
+
+    def _go_the_long_way(self) -> None:
+        """Have uvicorn see to this request: tell it all that came so far."""
+        url, headers = self.url, self.headers
+        super().on_message_begin()
+        self.url = url
+        for name, value in headers:
+            super().on_header(name, value)
+        super().on_headers_complete()
+        if self.parser.should_upgrade():
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         """Part of a body arrived."""
@@ -68,67 +125,66 @@ class Connection(HttpToolsProtocol):
         else:
             self._held_body += body
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """A header was read."""
-        self._fields_bytes += len(name) + len(value)
-        if self._fields_bytes > HEAD_BYTES_MAX:
-            raise ValueError("the head is too large")
-        super().on_header(name, value)
-
-    def on_message_begin(self) -> None:
-        """A request begins."""
-        self._overhead_bytes, self._fields_bytes = 0, 0
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        """The head was read."""
-        parser: httptools.HttpRequestParser = self.parser
-        offers_upgrade = parser.should_upgrade()
-        names = {name for name, _ in self.headers} if offers_upgrade else set()
-        if names & {b"content-length", b"transfer-encoding"}:
-            raise ValueError("a request that offers an upgrade must not have a body")
-        if parser.get_method() == b"POST" and self._takes_short_cut(parser):
-            self._held, self._held_body = join_fields(self.headers), b""
-            return
-        super().on_headers_complete()
-        if offers_upgrade:
-            self.cycle.keep_alive = False
-
-    def _takes_short_cut(self, parser: httptools.HttpRequestParser) -> bool:
-        if self.cycle and not self.cycle.response_complete:
-            return False
-        return (
-            self._app is not None
-            and _UNUSUAL.isdisjoint([name for name, _ in self.headers])
-            and self.url.startswith(b"/")
-            and self.url.isascii()
-            and parser.get_http_version() == "1.1"
-            and parser.should_keep_alive()
-            and not self.flow.write_paused
-        )
-
     def on_message_complete(self) -> None:
-        """The body was read."""
+        """The body was read, and the trailers."""
         self._overhead_bytes = 0
         if self._held is None:
+            self._check_size()
             super().on_message_complete()
             return
         assert self._app is not None
-        request = _Post(self.url, self.scope["scheme"], self._held, self._held_body)
+        request = _Post(self.url, self.scheme or "http", self._held, self._held_body)
         self._held, self._held_body = None, b""
-        exchange = _Exchange(self.transport, self.server_state.default_headers, self.on_response_complete)
+        exchange = self._exchange
+        exchange.response_complete = False
         self.cycle = exchange  # type: ignore[assignment]
-        task = self.loop.create_task(exchange.run(self._app, request))
-        task.add_done_callback(self.tasks.discard)
-        self.tasks.add(task)
+        if not self._app.handle_append(request, exchange.send):
+            task = self.loop.create_task(exchange.run(self._app, request))
+            task.add_done_callback(self.tasks.discard)
+            self.tasks.add(task)
 
     def _release(self) -> None:
         """The rest of the body is still to come: let uvicorn see to it."""
         body, self._held, self._held_body = self._held_body, None, b""
         if not self.transport.is_closing():
-            super().on_headers_complete()
+            self._go_the_long_way()
             if body:
                 super().on_body(body)
+
+    def on_response_complete(self) -> None:
+        """A request was answered: go on with the next one, or wait for it."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+            return
+        self._idle_since_s = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._watch(self.timeout_keep_alive)
+
+    def _unset_keepalive_if_required(self) -> None:
+        """It is not idle any more. The timer runs on: to start it anew would cost as much as to parse a request."""
+        self._idle_since_s = None
+
+    def _watch(self, delay_s: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(delay_s, self.timeout_keep_alive_handler)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection if it has been idle for long enough; if not, look again when it might have been."""
+        idle_s = 0.0 if self._idle_since_s is None else self.loop.time() - self._idle_since_s
+        if idle_s < self.timeout_keep_alive:
+            self._watch(self.timeout_keep_alive - idle_s)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone, or the connection was closed."""
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+        super().connection_lost(exc)
 
 
 class _Flow(FlowControl):
@@ -155,8 +211,8 @@ class _Post(Request):
     """A request whose body has arrived."""
 
     def __init__(self, url: bytes, scheme: str, fields: Fields, body: bytes) -> None:
-        parts = httptools.parse_url(url)
-        super().__init__("POST", parts.path, _NO_ROOTS, parts.query or b"", scheme, fields, body)
+        target, _, query = url.partition(b"?")
+        super().__init__("POST", target, _NO_ROOTS, query, scheme, fields, body)
 
     async def next_part(self) -> None:
         return None
@@ -167,6 +223,8 @@ class _Post(Request):
 
 class _Exchange:
     """A request and its answer: what uvicorn's protocol sees in place of its own ``RequestResponseCycle``.
+
+    A connection has one for all its requests that take the short cut, since they come one after the other.
 
     Attributes:
         disconnected: the client has gone; set by the protocol.
@@ -180,22 +238,23 @@ class _Exchange:
     def __init__(self, transport: asyncio.Transport, default_headers: Headers, on_response: Callable[[], None]) -> None:
         self.disconnected = False
         self.keep_alive = True
-        self.response_complete = False
+        self.response_complete = True
         self._transport = transport
         self._default_headers = default_headers
         self._on_response = on_response
 
     async def run(self, app: App, request: Request) -> None:
-        """Answer."""
+        """Answer what takes longer."""
         try:
-            response = await app.handle(request)
-            if not self.disconnected:
-                self._send(response)
+            self.send(await app.handle(request))
         except BaseException:  # most likely the server ends by force
             self._transport.abort()
             raise
 
-    def _send(self, response: Response) -> None:
+    def send(self, response: Response) -> None:
+        """Send the answer, if there is still somebody to send it to."""
+        if self.disconnected:
+            return
         body = response.body
         assert isinstance(body, bytes)
         lines = [STATUS_LINE[response.status]]

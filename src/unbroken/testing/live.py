@@ -109,15 +109,24 @@ async def serve_asgi(app: Any, *, http: Any = Connection, grace_s: float = _GRAC
 async def _end_connections(state: ServerState, grace_s: float) -> None:
     for connection in list(state.connections):
         connection.shutdown()
+    loop = asyncio.get_running_loop()
+    end_s = loop.time() + grace_s
     if state.tasks:
-        _, late = await asyncio.wait(list(state.tasks), timeout=grace_s)
+        _, late = await asyncio.wait(list(state.tasks), timeout=end_s - loop.time())
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
+    # Small appends are answered without a task.
+    while any(map(_is_busy, state.connections)) and loop.time() < end_s:  # noqa: ASYNC110 (they tell nobody)
+        await asyncio.sleep(0)
     for connection in list(state.connections):
         connection.transport.abort()
     while state.connections:  # noqa: ASYNC110 (an aborted transport tells its protocol in a later turn of the loop)
         await asyncio.sleep(0)
+
+
+def _is_busy(connection: Any) -> bool:
+    return connection.cycle is not None and not connection.cycle.response_complete
 
 
 @asynccontextmanager
