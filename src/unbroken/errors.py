@@ -2,6 +2,7 @@
 
     UnbrokenError
      +- InvalidRequest (400)        +- InvalidPath, InvalidOffset, InvalidHeader, InvalidBody
+     +- Unauthorized (401)
      +- Forbidden (403)             +- StaleEpoch, OriginNotAllowed
      +- StreamNotFound (404)
      +- MethodNotAllowed (405)
@@ -10,38 +11,50 @@
      |                                 ProducerGap, SourceGone, ForkTooDeep
      +- Gone (410)                  +- StreamGone, OffsetGone
      +- TooLarge (413)              +- BodyTooLarge, TooManyMessages
+     +- TooManyRequests (429)
      +- Unavailable (503)           +- OutcomeUnknown, StoreReadOnly, Draining, Overloaded
      +- StorageFull (507)
      +- StoreError (500)            the store cannot be opened, or bytes that must be there cannot be read
+     +- ConnectionLost (502)        +- NotConnected, NoAnswer        seen by clients only, like the rest of these
+     +- ProtocolViolation (502)     +- OffsetLoop, InvalidMessage
+     +- TimedOut (504)
 
 Each class has a stable ``code``, an HTTP ``status`` and, on the instance, the facts a caller needs for the next move.
 The rules in ``unbroken.protocol`` return these as values; the engine raises them. ``headers()`` is what goes over the
-wire beside the problem body (RFC 9457).
+wire beside the problem body (RFC 9457). The client raises the same classes, with the request that failed and the offset
+it stood at.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import NamedTuple
 
 __all__ = [
     "BodyTooLarge",
     "Conflict",
+    "ConnectionLost",
     "ContentTypeMismatch",
     "Draining",
+    "FailedRequest",
     "Forbidden",
     "ForkTooDeep",
     "Gone",
     "InvalidBody",
     "InvalidHeader",
+    "InvalidMessage",
     "InvalidOffset",
     "InvalidPath",
     "InvalidRequest",
     "MethodNotAllowed",
+    "NoAnswer",
+    "NotConnected",
     "OffsetGone",
+    "OffsetLoop",
     "OriginNotAllowed",
     "OutcomeUnknown",
     "Overloaded",
     "ProducerGap",
+    "ProtocolViolation",
     "RequestTimeout",
     "SequenceRegression",
     "SourceGone",
@@ -53,19 +66,53 @@ __all__ = [
     "StreamExists",
     "StreamGone",
     "StreamNotFound",
+    "TimedOut",
     "TooLarge",
     "TooManyMessages",
+    "TooManyRequests",
+    "Unauthorized",
     "Unavailable",
     "UnbrokenError",
 ]
 
 
-class UnbrokenError(Exception):
-    """Base of every error this package raises on purpose."""
+class FailedRequest(NamedTuple):
+    """A request to a server that an error is about.
 
-    code: ClassVar[str] = "internal-error"
-    status: ClassVar[int] = 500
-    title: ClassVar[str] = "Internal error"
+    Args:
+        method: such as ``GET``.
+        url: where it went, without user name, password and query.
+        sent: whether the server may have got it. If not, it has certainly done nothing.
+        unsure: whether an earlier attempt to send the same may have been done.
+    """
+
+    method: str
+    url: str
+    sent: bool = True
+    unsure: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.url}"
+
+
+class UnbrokenError(Exception):
+    """Base of every error this package raises on purpose.
+
+    Attributes:
+        code: stable, for programs.
+        status: the HTTP status that stands for it; of an error that a server answered, the status it answered with.
+        detail: for people.
+        request: in a client, the request that failed.
+        offset: in a client that reads, where it stood: everything before it was delivered.
+        retry_after_s: how many seconds to wait before asking again, if that can help.
+    """
+
+    code: str = "internal-error"
+    status: int = 500
+    title: str = "Internal error"
+    request: FailedRequest | None = None
+    offset: str | None = None
+    retry_after_s: float | None = None
 
     def __init__(self, detail: str = "") -> None:
         super().__init__(detail or self.title)
@@ -110,6 +157,14 @@ class InvalidBody(InvalidRequest):
 
     code = "invalid-body"
     title = "Invalid body"
+
+
+class Unauthorized(UnbrokenError):
+    """Who asks is not known, or no longer."""
+
+    code = "unauthorized"
+    status = 401
+    title = "Unauthorized"
 
 
 class Forbidden(UnbrokenError):
@@ -283,8 +338,8 @@ class BodyTooLarge(TooLarge):
     code = "body-too-large"
     title = "Body too large"
 
-    def __init__(self, limit_bytes: int) -> None:
-        super().__init__(f"the body is over this server's limit of {limit_bytes} bytes")
+    def __init__(self, limit_bytes: int | None = None) -> None:
+        super().__init__("the body is over this server's limit" + (f" of {limit_bytes} bytes" if limit_bytes else ""))
         self.limit_bytes = limit_bytes
 
 
@@ -294,9 +349,21 @@ class TooManyMessages(TooLarge):
     code = "too-many-messages"
     title = "Too many messages"
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"one request may hold at most {limit} messages")
+    def __init__(self, limit: int | None = None) -> None:
+        super().__init__(f"one request may hold at most {limit} messages" if limit else "too many messages at once")
         self.limit = limit
+
+
+class TooManyRequests(UnbrokenError):
+    """Asked too often; ``retry_after_s`` says when to ask again."""
+
+    code = "too-many-requests"
+    status = 429
+    title = "Too many requests"
+    retry_after_s = 1
+
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": str(self.retry_after_s)}
 
 
 class Unavailable(UnbrokenError):
@@ -305,7 +372,7 @@ class Unavailable(UnbrokenError):
     code = "unavailable"
     status = 503
     title = "Unavailable"
-    retry_after_s: ClassVar[int] = 1
+    retry_after_s = 1
 
     def headers(self) -> dict[str, str]:
         return {"Retry-After": str(self.retry_after_s)}
@@ -355,3 +422,65 @@ class StoreError(UnbrokenError):
 
     code = "store-error"
     title = "Store error"
+
+
+class ConnectionLost(UnbrokenError):
+    """The connection ended before the answer was there: whether the server has done it is not known."""
+
+    code = "connection-lost"
+    status = 502
+    title = "Connection lost"
+
+
+class NotConnected(ConnectionLost):
+    """No connection could be made: the server has done nothing."""
+
+    code = "not-connected"
+    title = "Not connected"
+
+
+class NoAnswer(ConnectionLost):
+    """The server, or the network, was silent for too long: whether the server has done it is not known."""
+
+    code = "no-answer"
+    title = "No answer"
+
+
+class ProtocolViolation(UnbrokenError):
+    """What answered is not a server of this protocol, or not a sound one."""
+
+    code = "protocol-violation"
+    status = 502
+    title = "Protocol violation"
+
+
+class OffsetLoop(ProtocolViolation):
+    """The server sends data but does not get on: its offset stays, or goes back."""
+
+    code = "offset-loop"
+    title = "Offset loop"
+
+
+class InvalidMessage(ProtocolViolation):
+    """A message is not of the type that was asked for.
+
+    Attributes:
+        data: the message.
+        position: where to go on after it.
+    """
+
+    code = "invalid-message"
+    title = "Invalid message"
+
+    def __init__(self, detail: str = "", *, data: bytes = b"", position: str = "") -> None:
+        super().__init__(detail)
+        self.data = data
+        self.position = position
+
+
+class TimedOut(UnbrokenError):
+    """It took longer than the caller allowed."""
+
+    code = "timed-out"
+    status = 504
+    title = "Timed out"

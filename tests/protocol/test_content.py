@@ -23,12 +23,32 @@ from unbroken.protocol.content import (
     is_text,
     json_array,
     media_type,
+    split_json,
     whole_characters,
 )
 
 MESSAGES_MAX = 100_000
 DEPTH_MAX = 512
 Path = Callable[[], AbstractContextManager[None]]
+
+
+@pytest.mark.parametrize(
+    ("body", "messages"),
+    [
+        (b"[]", []),
+        (b' [1, "a" ,{"b":[ ]}] ', [b"1", b'"a"', b'{"b":[ ]}']),
+        (b"7", [b"7"]),
+        (rb'["\ud83d"]', [rb'"\ud83d"']),
+    ],
+)
+def test_a_page_is_split_into_its_messages(body: bytes, messages: list[bytes]) -> None:
+    assert split_json(body) == messages
+
+
+@pytest.mark.parametrize("body", [b"", b"[1", b"[1]x", b"[" * 100_000])
+def test_what_is_not_json_is_not_split(body: bytes) -> None:
+    with pytest.raises(InvalidBody):
+        split_json(body)
 
 
 # --- content types -----------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ __all__ = [
     "json_array",
     "make_content",
     "media_type",
+    "split_json",
     "whole_characters",
 ]
 
@@ -129,6 +130,18 @@ def frame_json(body: bytes) -> bytes:
         for message in messages:
             _check_depth(message)
     return SEPARATOR.join((*messages, b""))
+
+
+def split_json(body: bytes) -> list[bytes]:
+    """The messages of a JSON array, or of a single value, byte for byte: what a reader has of a page.
+
+    Raises:
+        InvalidBody: it is not JSON.
+    """
+    try:
+        return [bytes(message) for message in _split(body.strip(_WHITESPACE))]
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidBody(f"invalid JSON: {error}") from None
 
 
 def _check_utf8(body: bytes) -> None:

@@ -1,0 +1,1 @@
+"""The client as it is written: asynchronous. ``_sync`` is generated from it by ``tools/unasync.py``."""
