@@ -4,6 +4,7 @@ from unbroken.client._async.client import AsyncClient
 from unbroken.client._async.follow import AsyncFollow
 from unbroken.client._async.stream import AsyncStream
 from unbroken.client.batches import Batch, Message
+from unbroken.client.listing import ListedStream
 from unbroken.client.positions import Position
 from unbroken.client.retry import Retry
 from unbroken.client.values import Appended, Page, StreamInfo
@@ -14,6 +15,7 @@ __all__ = [
     "AsyncFollow",
     "AsyncStream",
     "Batch",
+    "ListedStream",
     "Message",
     "Page",
     "Position",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import Self
 
@@ -9,7 +10,8 @@ import httpx2
 
 from unbroken.client._async.requests import Requests, Token
 from unbroken.client._async.stream import AsyncStream
-from unbroken.client.options import Secret, Values, join_url
+from unbroken.client.listing import ListedStream, read_deletion, read_listing
+from unbroken.client.options import Ask, Repeat, Secret, Values, join_url
 from unbroken.client.retry import Retry
 
 __all__ = ["AsyncClient"]
@@ -74,6 +76,45 @@ class AsyncClient:
             url: a path below the client's URL, with what is special in URLs percent-encoded, or a full URL.
         """
         return AsyncStream(self._requests, self.url, join_url(self.url, url))
+
+    async def streams(self, prefix: str = "/") -> AsyncGenerator[ListedStream]:
+        """The streams below the client's URL, in the order of their paths. Only Unbroken's own servers list.
+
+        Args:
+            prefix: only those whose path begins with it, compared character by character.
+
+        Raises:
+            StreamNotFound: the server does not list.
+        """
+        url, after = join_url(self.url, "/-/streams"), ""
+        while True:
+            answer = await self._requests.call(Ask("GET", url, {"prefix": prefix, "after": after}), Repeat.FREELY)
+            listing = read_listing(answer)
+            for stream in listing.streams:
+                yield stream
+            if listing.next is None:
+                return
+            after = listing.next
+
+    async def delete_streams(self, prefix: str) -> int:
+        """Delete all streams whose path begins with a prefix. Only Unbroken's own servers know how.
+
+        Args:
+            prefix: compared character by character; ``/`` stands for all of them.
+
+        Returns:
+            How many were deleted, not counting those of a request that got no answer.
+
+        Raises:
+            StreamNotFound: the server does not know how.
+        """
+        deleted = 0
+        while True:
+            ask = Ask("DELETE", join_url(self.url, "/-/streams"), {"prefix": prefix})
+            done = read_deletion(await self._requests.call(ask, Repeat.FREELY))
+            deleted += done.deleted
+            if not done.more:
+                return deleted
 
     async def close(self) -> None:
         """Close all connections, unless they belong to a client that was given."""
