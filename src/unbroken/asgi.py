@@ -7,11 +7,22 @@ or mounted below a prefix of another application; see `create_app`.
 
 from __future__ import annotations
 
+from unbroken.protocol.scopes import Principal, grant
+from unbroken.server.access import AccessRequest
 from unbroken.server.asgi import AsgiApp
 from unbroken.server.factory import create_app, create_engine
 from unbroken.server.settings import Settings, SettingsError
 
-__all__ = ["AsgiApp", "Settings", "SettingsError", "create_app", "create_engine"]
+__all__ = [
+    "AccessRequest",
+    "AsgiApp",
+    "Principal",
+    "Settings",
+    "SettingsError",
+    "create_app",
+    "create_engine",
+    "grant",
+]
 
 
 def __getattr__(name: str) -> AsgiApp:

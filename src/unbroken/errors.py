@@ -2,8 +2,8 @@
 
     UnbrokenError
      +- InvalidRequest (400)        +- InvalidPath, InvalidOffset, InvalidHeader, InvalidBody
-     +- Unauthorized (401)
-     +- Forbidden (403)             +- StaleEpoch, OriginNotAllowed
+     +- Unauthorized (401)          +- InvalidToken
+     +- Forbidden (403)             +- StaleEpoch, OriginNotAllowed, InsufficientScope, AccessNotConfigured
      +- StreamNotFound (404)
      +- MethodNotAllowed (405)
      +- RequestTimeout (408)
@@ -11,8 +11,9 @@
      |                                 ProducerGap, SourceGone, ForkTooDeep
      +- Gone (410)                  +- StreamGone, OffsetGone
      +- TooLarge (413)              +- BodyTooLarge, TooManyMessages
+     +- HostNotAllowed (421)
      +- TooManyRequests (429)
-     +- Unavailable (503)           +- OutcomeUnknown, StoreReadOnly, Draining, Overloaded
+     +- Unavailable (503)           +- OutcomeUnknown, StoreReadOnly, Draining, Overloaded, KeysUnavailable
      +- StorageFull (507)
      +- StoreError (500)            the store cannot be opened, or bytes that must be there cannot be read
      +- ConnectionLost (502)        +- NotConnected, NoAnswer        seen by clients only, like the rest of these
@@ -30,6 +31,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 __all__ = [
+    "AccessNotConfigured",
     "BodyTooLarge",
     "Conflict",
     "ConnectionLost",
@@ -39,12 +41,16 @@ __all__ = [
     "Forbidden",
     "ForkTooDeep",
     "Gone",
+    "HostNotAllowed",
+    "InsufficientScope",
     "InvalidBody",
     "InvalidHeader",
     "InvalidMessage",
     "InvalidOffset",
     "InvalidPath",
     "InvalidRequest",
+    "InvalidToken",
+    "KeysUnavailable",
     "MethodNotAllowed",
     "NoAnswer",
     "NotConnected",
@@ -160,11 +166,24 @@ class InvalidBody(InvalidRequest):
 
 
 class Unauthorized(UnbrokenError):
-    """Who asks is not known, or no longer."""
+    """Who asks is not known: the request needs a token, and has none."""
 
     code = "unauthorized"
     status = 401
     title = "Unauthorized"
+
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": 'Bearer realm="unbroken"'}
+
+
+class InvalidToken(Unauthorized):
+    """The token is malformed, not signed by a known key, expired, not yet valid, revoked, or for somebody else."""
+
+    code = "invalid-token"
+    title = "Invalid token"
+
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": 'Bearer realm="unbroken", error="invalid_token"'}
 
 
 class Forbidden(UnbrokenError):
@@ -194,6 +213,27 @@ class OriginNotAllowed(Forbidden):
 
     code = "origin-not-allowed"
     title = "Origin not allowed"
+
+
+class InsufficientScope(Forbidden):
+    """The token does not allow this. ``scope`` is the one that is missing."""
+
+    code = "insufficient-scope"
+    title = "Insufficient scope"
+
+    def __init__(self, detail: str = "", *, scope: str = "") -> None:
+        super().__init__(detail or f"the token lacks the scope {scope}")
+        self.scope = scope
+
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": f'Bearer realm="unbroken", error="insufficient_scope", scope="{self.scope}"'}
+
+
+class AccessNotConfigured(Forbidden):
+    """The server can be reached from other machines, but asks nobody who they are; so it answers nobody."""
+
+    code = "access-not-configured"
+    title = "Access is not configured"
 
 
 class StreamNotFound(UnbrokenError):
@@ -366,6 +406,14 @@ class TooManyRequests(UnbrokenError):
         return {"Retry-After": str(self.retry_after_s)}
 
 
+class HostNotAllowed(UnbrokenError):
+    """The request names a host that is not this server: most likely a page that was led here by DNS rebinding."""
+
+    code = "host-not-allowed"
+    status = 421
+    title = "Host not allowed"
+
+
 class Unavailable(UnbrokenError):
     """The server cannot do it now; ``retry_after_s`` says when to ask again."""
 
@@ -406,6 +454,14 @@ class Overloaded(Unavailable):
 
     code = "overloaded"
     title = "Server is overloaded"
+
+
+class KeysUnavailable(Unavailable):
+    """The keys that tokens are checked with could not be fetched."""
+
+    code = "keys-unavailable"
+    title = "Keys are unavailable"
+    retry_after_s = 5
 
 
 class StorageFull(Unavailable):

@@ -74,7 +74,7 @@ def test_if_none_match_that_names_other_pages(header: str) -> None:
         pytest.param(False, True, None, False, "public, max-age=60, stale-while-revalidate=300", id="data-and-closed"),
         pytest.param(False, False, None, True, "private, max-age=60, stale-while-revalidate=300", id="with-auth"),
         pytest.param(True, False, None, False, "no-cache", id="empty-at-an-open-tail"),
-        pytest.param(True, False, 5, True, "no-cache", id="empty-at-an-open-tail-with-auth"),
+        pytest.param(True, False, 5, True, "private, no-cache", id="empty-at-an-open-tail-with-auth"),
         pytest.param(True, True, None, False, "public, max-age=60, stale-while-revalidate=300", id="empty-and-closed"),
         pytest.param(False, False, 0, False, "public, max-age=0, stale-while-revalidate=0", id="expires-now"),
         pytest.param(False, False, 1, False, "public, max-age=1, stale-while-revalidate=0", id="expires-soon"),

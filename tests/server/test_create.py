@@ -206,7 +206,7 @@ async def test_location_leads_back_to_the_stream(serve: Serve, path: str, locati
 
 
 async def test_location_follows_host_or_public_url(serve_memory: Serve) -> None:
-    async with serve_memory() as site:
+    async with serve_memory(allowed_hosts=("streams.test",)) as site:
         response = await site.create("/a", {"host": "streams.test:81", "x-forwarded-host": "evil.test"})
         assert response["location"] == "http://streams.test:81/a"
 

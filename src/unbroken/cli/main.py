@@ -13,6 +13,7 @@ def main() -> None:
     try:
         import typer  # noqa: PLC0415
 
+        from unbroken.cli import token  # noqa: PLC0415
         from unbroken.cli.backup import backup, restore  # noqa: PLC0415
         from unbroken.cli.delete import delete  # noqa: PLC0415
         from unbroken.cli.dump import dump  # noqa: PLC0415
@@ -28,6 +29,11 @@ def main() -> None:
         add_completion=True,
         pretty_exceptions_enable=False,
     )
+    tokens = typer.Typer(help="Static tokens: for those who may use the server.", no_args_is_help=True)
+    tokens.command("create")(token.create)
+    tokens.command("ls")(token.ls)
+    tokens.command("revoke")(token.revoke)
+    app.add_typer(tokens, name="token")
     for command in (serve, delete, backup, restore, export_, import_, dump, fsck):
         app.command(command.__name__.rstrip("_"))(command)
 

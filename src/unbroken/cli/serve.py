@@ -34,6 +34,24 @@ def serve(
         typer.Option(help="Origin whose pages may use the server, * for all; repeatable. [pages of this machine]"),
     ] = None,
     public_url: Annotated[Flag, typer.Option(help="How clients reach the server, for Location. [from Host]")] = None,
+    insecure: Annotated[
+        bool | None,
+        typer.Option("--insecure/--no-insecure", help="Serve everybody, on any address, unasked. [no]"),
+    ] = None,
+    tokens_file: Annotated[Flag, typer.Option(help="Static tokens. [tokens.json in the data directory]")] = None,
+    jwt_keys: Annotated[
+        list[str] | None,
+        typer.Option(help="File, env:NAME or JWKS URL to check signed tokens with; repeatable. [none]"),
+    ] = None,
+    jwt_audience: Annotated[
+        list[str] | None, typer.Option(help="Name of this server, which tokens must have as aud; repeatable. [none]")
+    ] = None,
+    jwt_issuer: Annotated[
+        list[str] | None, typer.Option(help="Who may make tokens: their iss; repeatable. [anybody with a key]")
+    ] = None,
+    allowed_hosts: Annotated[
+        list[str] | None, typer.Option(help="Host name to answer to; repeatable. [those of this machine]")
+    ] = None,
     log_level: Annotated[Flag, typer.Option(help="debug, info, warning or error. [info]")] = None,
     log_format: Annotated[Flag, typer.Option(help="text or json. [text]")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with any of these settings. [none]")] = None,
@@ -56,12 +74,18 @@ def serve(
         "sse_heartbeat": sse_heartbeat,
         "cors_origin": cors_origin,
         "public_url": public_url,
+        "insecure": insecure,
+        "tokens_file": tokens_file,
+        "jwt_keys": jwt_keys or None,
+        "jwt_audience": jwt_audience or None,
+        "jwt_issuer": jwt_issuer or None,
+        "allowed_hosts": allowed_hosts or None,
         "log_level": log_level,
         "log_format": log_format,
     }
     try:
-        settings = load_settings(flags, config=config)
+        code = run(load_settings(flags, config=config))
     except SettingsError as error:
         typer.echo(f"unbroken: {error}", err=True)
         raise typer.Exit(2) from None
-    raise typer.Exit(run(settings))
+    raise typer.Exit(code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,6 +37,7 @@ _BY_STATUS: dict[int, type[UnbrokenError]] = {
     507: errors.StorageFull,
 }
 _DETAIL_CHARS_MAX = 300
+_SCOPE = re.compile(r'error="insufficient_scope", scope="([^"]*)"')
 
 
 def is_true(headers: Headers, name: str) -> bool:
@@ -100,6 +102,9 @@ def _made(kind: type[UnbrokenError], detail: str, headers: Headers) -> UnbrokenE
     """An error of this class, whatever facts its own constructor asks for."""
     if kind is errors.MethodNotAllowed:
         return errors.MethodNotAllowed(headers.get("allow", ""))
+    if kind is errors.InsufficientScope:
+        named = _SCOPE.search(headers.get("www-authenticate", ""))
+        return errors.InsufficientScope(detail, scope=named[1] if named else "")
     if kind in {errors.StaleEpoch, errors.StreamClosed, errors.ProducerGap}:
         kind = errors.Forbidden if kind is errors.StaleEpoch else errors.Conflict
     error = kind() if kind in {errors.BodyTooLarge, errors.TooManyMessages} else kind(detail)

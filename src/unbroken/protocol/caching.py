@@ -45,7 +45,7 @@ def page_cache_control(*, empty: bool, closed: bool, left_s: int | None, private
         private: only the asking client may keep it.
     """
     if empty and not closed:
-        return "no-cache"
+        return "private, no-cache" if private else "no-cache"
     max_age = MAX_AGE_S if left_s is None else min(MAX_AGE_S, left_s)
     stale = STALE_S if left_s is None else min(STALE_S, left_s - max_age)
     scope = "private" if private else "public"

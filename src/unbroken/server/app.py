@@ -29,8 +29,10 @@ from unbroken.protocol.headers import (
 )
 from unbroken.protocol.lifetime import format_time
 from unbroken.protocol.paths import decode_target, parse_path
+from unbroken.server.access import OPEN_PATHS, Access
 from unbroken.server.bodies import BodyReader
 from unbroken.server.cors import CorsPolicy
+from unbroken.server.hosts import HostPolicy
 from unbroken.server.http import ClientGone, Headers, Request, Response
 from unbroken.server.problems import problem
 from unbroken.server.reads import Reads
@@ -50,17 +52,28 @@ class App:
     Args:
         engine: started by somebody else, who then sets ``started``.
         settings: limits and times.
+        access: decides who may do what; None if everybody may do everything.
+        hosts: the host names to answer to; None for all.
     """
 
-    def __init__(self, engine: Engine, settings: Settings) -> None:
+    def __init__(
+        self, engine: Engine, settings: Settings, access: Access | None = None, hosts: HostPolicy | None = None
+    ) -> None:
         self.engine = engine
+        self.access = access
         self.started = False
+        self._hosts = hosts
         self._public_url = settings.public_url
-        self._cors = CorsPolicy(settings.cors_origin, settings.public_url)
+        self._cors = CorsPolicy(*_origins(settings, access), settings.public_url)
         self._bodies = BodyReader(settings.max_body)
         self._small_bytes = min(_SMALL_BYTES, settings.max_body)
-        self._reads = Reads(engine, settings)
-        self._reserved = Reserved(engine)
+        self._reads = Reads(engine, settings, access)
+        self._reserved = Reserved(engine, access)
+
+    @property
+    def decides_by_scope(self) -> bool:
+        """Whether requests must come with their ASGI scope, since the application's own hook may look at it."""
+        return self.access is not None and self.access.has_hook
 
     async def handle(self, request: Request) -> Response:
         """Answer a request.
@@ -102,7 +115,7 @@ class App:
         try:
             self._check_started()
             path = self._admit(request)
-            if path.startswith("/-/"):
+            if path.startswith("/-/") or not (self.access is None or self.access.check_now(request, path)):
                 return False
             self.engine.submit(_append_command(request.fields, path, body), told)
         except Exception as error:
@@ -114,18 +127,22 @@ class App:
             raise Unavailable("the Unbroken app was not started: pass its lifespan to the outer application")
 
     def _admit(self, request: Request) -> str:
-        """What every request other than a preflight has to pass, whatever it asks for.
+        """What every request other than a preflight has to pass, whoever sends it.
 
         Returns:
             The path that it names.
         """
         path = _locate(request.target, request.roots)
+        if self._hosts is not None and path not in OPEN_PATHS:
+            self._hosts.check(request)
         self._cors.check_write(request.method, request.fields)
         return path
 
     def _finished(self, request: Request, response: Response) -> Response:
         """What every response gets."""
         response.headers.extend(self._cors.headers(request.fields))
+        if self.access is not None:
+            response.headers.extend(self.access.headers)
         if b"upgrade" in request.fields:
             # Parsers differ in what they take for the body; nothing after this response may be read as a request.
             response.headers.append((b"connection", b"close"))
@@ -137,6 +154,8 @@ class App:
             return self._cors.preflight()
         path = self._admit(request)
         method = request.method
+        if self.access is not None:
+            await self.access.check(request, path)
         if path.startswith("/-/"):
             return await self._reserved.handle(request, path)
         if method == "POST":
@@ -155,7 +174,7 @@ class App:
         fields = request.fields
         content_type = parse_content_type(fields)
         lifetime = parse_lifetime(fields)
-        fork = await self._fork_request(fields, request.roots)
+        fork = await self._fork_request(request)
         with await self._bodies.read(request) as body:
             body_type = content_type
             if fork is not None and content_type is None:
@@ -176,7 +195,8 @@ class App:
             headers.append((b"location", self._location(request, path)))
         return Response(200 if outcome.existed else 201, headers)
 
-    async def _fork_request(self, fields: Fields, roots: tuple[str, ...]) -> ForkRequest | None:
+    async def _fork_request(self, request: Request) -> ForkRequest | None:
+        fields = request.fields
         source = field(fields, b"stream-forked-from")
         offset = field(fields, b"stream-fork-offset")
         sub_offset = field(fields, b"stream-fork-sub-offset")
@@ -185,7 +205,9 @@ class App:
                 raise InvalidHeader("Stream-Fork-Offset and Stream-Fork-Sub-Offset need Stream-Forked-From")
             return None
         past = 0 if sub_offset is None else parse_integer(sub_offset, "Stream-Fork-Sub-Offset", maximum=_SUB_OFFSET_MAX)
-        source_path = parse_path(_below(decode_target(source.encode("latin-1")), roots))
+        source_path = parse_path(_below(decode_target(source.encode("latin-1")), request.roots))
+        if self.access is not None:
+            self.access.require(request, "read", source_path)
         return await self.engine.resolve_fork(source_path, offset, past)
 
     def _location(self, request: Request, path: str) -> bytes:
@@ -260,6 +282,17 @@ def _refusal(request: Request, error: Exception) -> Response:
     if error.status >= 500:
         _log.warning("%s %s: %s (%s)", request.method, request.target.decode("latin-1"), error, error.code)
     return problem(error)
+
+
+def _origins(settings: Settings, access: Access | None) -> tuple[tuple[str, ...] | None, bool]:
+    """Which pages may use the server, and whether those of its own host may.
+
+    A page has to be given a token to use it, so any page may try. An application's own hook may go by cookies, which a
+    browser adds to what any page sends: then only its own pages may.
+    """
+    if settings.cors_origin is not None or access is None:
+        return settings.cors_origin, False
+    return (None, True) if access.has_hook else (("*",), False)
 
 
 @lru_cache(maxsize=8192)

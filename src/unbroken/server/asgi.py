@@ -18,7 +18,9 @@ from urllib.parse import quote
 
 from unbroken.engine.engine import Engine
 from unbroken.errors import StoreError
+from unbroken.server.access import Authorize
 from unbroken.server.app import App
+from unbroken.server.guard import create_access, host_policy
 from unbroken.server.http import ClientGone, Request, Response, join_fields
 from unbroken.server.settings import Settings
 
@@ -44,14 +46,23 @@ class AsgiApp:
 
     Args:
         engine: started and stopped by the lifespan.
-        settings: limits and times.
+        settings: limits, times and keys.
+        authorize: the application's own way to say who somebody is; see `create_app`.
         watch_signals: end live reads as soon as SIGINT or SIGTERM arrives. Servers announce their end only after the
             last response has ended, and a live read would hold them up.
     """
 
-    def __init__(self, engine: Engine, settings: Settings, *, watch_signals: bool = True) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings,
+        *,
+        authorize: Authorize | None = None,
+        watch_signals: bool = True,
+    ) -> None:
         self.engine = engine
-        self.app = App(engine, settings)
+        self._access = create_access(settings, engine.clock, authorize)
+        self.app = App(engine, settings, self._access, host_policy(settings, open_to_all=self._access is None))
         self._watch_signals = watch_signals
 
     @asynccontextmanager
@@ -66,6 +77,8 @@ class AsgiApp:
         except StoreError as error:
             _log.error("%s", error)
             raise
+        if self._access is not None:
+            self._access.start()
         self.app.started = True
         restore = self._chain_signals() if self._watch_signals else None
         try:
@@ -74,6 +87,8 @@ class AsgiApp:
             if restore is not None:
                 restore()
             self.app.started = False
+            if self._access is not None:
+                await self._access.stop()
             await self.engine.stop()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -143,9 +158,18 @@ class AsgiRequest(Request):
             scope.get("scheme", "http"),
             join_fields(scope["headers"]),
         )
+        self._scope = scope
         self._receive = receive
         self._complete = False
         self._watcher: asyncio.Task[None] | None = None
+
+    @property
+    def scope(self) -> Scope:
+        return self._scope
+
+    @property
+    def server(self) -> tuple[str, int | None] | None:
+        return self._scope.get("server")
 
     async def next_part(self) -> bytes | None:
         while not self._complete:

@@ -49,7 +49,7 @@ class Connection(HttpToolsProtocol):
         self.flow = _Flow(transport, self.pipeline)
         self._exchange = _Exchange(transport, self.server_state.default_headers, self.on_response_complete)
         app = self.config.app
-        if isinstance(app, AsgiApp) and not (self.access_log or self.root_path):
+        if isinstance(app, AsgiApp) and not (self.access_log or self.root_path or app.app.decides_by_scope):
             self._app = app.app
 
     def data_received(self, data: bytes) -> None:

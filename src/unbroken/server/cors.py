@@ -7,12 +7,12 @@ without asking first (Fetch section 3.3).
 
 from __future__ import annotations
 
-import ipaddress
 from functools import lru_cache
 from urllib.parse import urlsplit
 
 from unbroken.errors import OriginNotAllowed
 from unbroken.protocol.headers import ALLOWED_METHODS, REQUEST_HEADERS, RESPONSE_HEADERS, Fields
+from unbroken.server.hosts import is_loopback_host
 from unbroken.server.http import Headers, Response
 
 __all__ = ["CorsPolicy", "is_loopback"]
@@ -38,20 +38,25 @@ class CorsPolicy:
 
     Args:
         origins: allowed origins, ``*`` for all; None for loopback origins on any port.
+        same_host: instead of loopback origins, those of the host that the request is for; on a loopback host all of
+            this machine.
         public_url: pages served from there are allowed too.
     """
 
-    def __init__(self, origins: tuple[str, ...] | None, public_url: str | None = None) -> None:
-        self._loopback = origins is None
+    def __init__(self, origins: tuple[str, ...] | None, same_host: bool = False, public_url: str | None = None) -> None:
+        self._loopback = origins is None and not same_host
+        self._same_host = same_host
         self._any = origins is not None and "*" in origins
         self._origins = frozenset(origins or ())
         if public_url is not None:
             url = urlsplit(public_url)
             self._origins |= {f"{url.scheme}://{url.netloc}".lower()}
 
-    def allows(self, origin: str) -> bool:
-        """Whether pages of this origin may use the server."""
-        return self._any or origin.lower() in self._origins or (self._loopback and is_loopback(origin))
+    def allows(self, origin: str, fields: Fields) -> bool:
+        """Whether pages of this origin may use the server, by a request with these headers."""
+        if self._any or origin.lower() in self._origins or (self._loopback and is_loopback(origin)):
+            return True
+        return self._same_host and _is_own(origin, fields.get(b"host", b"").decode("latin-1"))
 
     def check_write(self, method: str, fields: Fields) -> None:
         """Refuse a write from a page that is not allowed.
@@ -60,7 +65,7 @@ class CorsPolicy:
             OriginNotAllowed: the request has an ``Origin`` that is not allowed.
         """
         origin = fields.get(b"origin")
-        if origin is None or method in _SAFE_METHODS or self.allows(origin.decode("latin-1")):
+        if origin is None or method in _SAFE_METHODS or self.allows(origin.decode("latin-1"), fields):
             return
         raise OriginNotAllowed("pages of this origin may not write; the server's --cors-origin names those that may")
 
@@ -69,7 +74,7 @@ class CorsPolicy:
         if self._any:
             return _ANY
         origin = fields.get(b"origin")
-        if origin is None or not self.allows(origin.decode("latin-1")):
+        if origin is None or not self.allows(origin.decode("latin-1"), fields):
             return _NOT_ALLOWED
         return [*_ALWAYS, (b"vary", b"Origin"), (b"access-control-allow-origin", origin), _EXPOSE]
 
@@ -78,13 +83,17 @@ class CorsPolicy:
         return Response(204, list(_PREFLIGHT))
 
 
+def _is_own(origin: str, host: str) -> bool:
+    scheme, _, site = origin.lower().partition("://")
+    if scheme not in ("http", "https") or not host:
+        return False
+    return site == host.lower() or (is_loopback(origin) and is_loopback(f"http://{host}"))
+
+
 @lru_cache(maxsize=1024)
 def is_loopback(origin: str) -> bool:
     """Whether an origin is a page of this machine."""
     try:
-        host = urlsplit(origin).hostname or ""
-        if host == "localhost" or host.endswith(".localhost"):
-            return True
-        return ipaddress.ip_address(host).is_loopback
+        return is_loopback_host(urlsplit(origin).hostname or "")
     except ValueError:
         return False

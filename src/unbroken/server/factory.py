@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from unbroken.engine.engine import Engine
+from unbroken.server.access import Authorize
 from unbroken.server.asgi import AsgiApp
+from unbroken.server.guard import with_tokens_file
 from unbroken.server.settings import Settings, load_settings
 from unbroken.store.memory import MemoryStore
 from unbroken.store.sqlite import SqliteStore
@@ -20,7 +22,13 @@ def create_engine(settings: Settings) -> Engine:
     return Engine(SqliteStore(settings.data_dir, litestream=settings.litestream), page_bytes=settings.page_size)
 
 
-def create_app(settings: Settings | None = None, *, watch_signals: bool = True, **overrides: Any) -> AsgiApp:
+def create_app(
+    settings: Settings | None = None,
+    *,
+    authorize: Authorize | None = None,
+    watch_signals: bool = True,
+    **overrides: Any,
+) -> AsgiApp:
     """Make the ASGI app.
 
         streams = create_app(data_dir="streams")
@@ -31,14 +39,18 @@ def create_app(settings: Settings | None = None, *, watch_signals: bool = True, 
 
     Args:
         settings: how to behave; by default from the environment.
+        authorize: says who sent a request and what they may do, by the application's own means: it is given an
+            `AccessRequest` and returns a `Principal`, or None for somebody it does not know, who then needs a token. It
+            may be a coroutine function.
         watch_signals: end live reads as soon as the process is asked to stop.
         overrides: single settings by name, such as ``page_size="256KiB"``; see `Settings`.
 
     Raises:
-        SettingsError: an unknown setting or a bad value.
+        SettingsError: an unknown setting or a bad value, or a key that cannot be read.
     """
     if settings is None:
         settings = load_settings(overrides)
     elif overrides:
         raise TypeError("give either settings or single overrides")
-    return AsgiApp(create_engine(settings), settings, watch_signals=watch_signals)
+    settings = with_tokens_file(settings)
+    return AsgiApp(create_engine(settings), settings, authorize=authorize, watch_signals=watch_signals)

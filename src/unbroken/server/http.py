@@ -6,10 +6,11 @@ An adapter (`unbroken.server.asgi`) turns what its server hands it into a `Reque
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
+from typing import Any, NamedTuple
 
 from unbroken.protocol.headers import Fields
+from unbroken.protocol.scopes import Principal
 
 __all__ = ["ClientGone", "Headers", "Request", "Response", "join_fields"]
 
@@ -27,6 +28,9 @@ def join_fields(headers: Sequence[tuple[bytes, bytes]]) -> Fields:
     return {name: b", ".join(several) for name, several in values.items()}
 
 
+_LOOPBACK = ("127.0.0.1", 0)
+
+
 class ClientGone(Exception):
     """The client went away before its request had arrived whole. There is nobody to answer."""
 
@@ -42,7 +46,12 @@ class Request(ABC):
         scheme: ``http`` or ``https``.
         fields: the headers.
         arrived: the whole body, if it is there already; `next_part` is not to be called then.
+
+    Attributes:
+        principal: who sent it, once that is known; None as long as nobody is asked who they are.
     """
+
+    principal: Principal | None = None
 
     def __init__(
         self,
@@ -61,6 +70,16 @@ class Request(ABC):
         self.scheme = scheme
         self.fields = fields
         self.arrived = arrived
+
+    @property
+    def scope(self) -> MutableMapping[str, Any]:
+        """The ASGI scope that it came in; empty if it came another way."""
+        return {}
+
+    @property
+    def server(self) -> tuple[str, int | None] | None:
+        """The address at which it came in: host and port."""
+        return _LOOPBACK
 
     @abstractmethod
     async def next_part(self) -> bytes | None:

@@ -11,13 +11,14 @@ from datetime import UTC, datetime, timedelta
 from unbroken.engine.engine import Engine, Follower
 from unbroken.engine.follow import FrameCache
 from unbroken.engine.pages import Page
-from unbroken.errors import InvalidOffset, UnbrokenError
+from unbroken.errors import InvalidOffset, InvalidToken, UnbrokenError
 from unbroken.protocol.caching import COLLAPSE_S, entity_tag, matches, page_cache_control
 from unbroken.protocol.content import is_text
 from unbroken.protocol.cursors import next_cursor
 from unbroken.protocol.headers import ReadQuery, field
 from unbroken.protocol.offsets import Anchor, parse_offset
 from unbroken.protocol.sse import HEARTBEAT
+from unbroken.server.access import Access, Lease
 from unbroken.server.http import Headers, Request, Response
 from unbroken.server.settings import Settings
 from unbroken.server.sse import Batches
@@ -38,14 +39,19 @@ class Reads:
     Args:
         engine: where the streams are.
         settings: how long live reads last.
+        access: says for how long their reader may go on; None if for ever.
     """
 
-    def __init__(self, engine: Engine, settings: Settings) -> None:
+    def __init__(self, engine: Engine, settings: Settings, access: Access | None = None) -> None:
         self._engine = engine
+        self._access = access
         self._long_poll_timeout_s = settings.long_poll_timeout
         self._sse_lifetime_s = settings.sse_lifetime
         self._sse_heartbeat_s = settings.sse_heartbeat
         self._frames = FrameCache()
+        # What one reader may see is not another's: nothing that a shared cache would keep, even for a moment.
+        self._collapsed = _COLLAPSED if access is None else []
+        self._no_cache = b"no-cache" if access is None else b"private, no-cache"
 
     async def get(self, request: Request, path: str, query: ReadQuery) -> Response:
         """Answer a GET, by what its query asks for."""
@@ -76,7 +82,7 @@ class Reads:
             empty=not page.data,
             closed=page.closed,
             left_s=state.lifetime.left_s(self._engine.clock.now()),
-            private=False,
+            private=self._access is not None,
         )
         headers = _page_headers(page)
         headers += ((b"etag", tag.encode()), (b"cache-control", cache_control.encode()), *extra)
@@ -93,12 +99,14 @@ class Reads:
         timeout_s = self._long_poll_timeout_s
         if query.timeout_s is not None:
             timeout_s = min(timeout_s, query.timeout_s)
-        with self._engine.follower(path, query.offset) as follower:
+        with self._engine.follower(path, query.offset) as follower, self._lease(request, follower) as lease:
             page = await follower.next(0)
             if page is not None and not page.data and not page.closed:
                 request.on_disconnect(follower.stop)
                 page = await follower.next(timeout_s) or page
             # The page is at hand before the follower goes, so the lifetime is renewed after it.
+            if lease.over:
+                raise InvalidToken("the token has expired or was revoked")
         assert page is not None
         cursor = (b"stream-cursor", b"%d" % self._cursor(query.cursor))
         if page.data and _is_momentary(query):
@@ -106,7 +114,7 @@ class Reads:
         if page.data:
             return self._page_response(request, page, cursor)
         offset = (b"stream-next-offset", str(page.next_offset).encode())
-        headers: Headers = [offset, _UP_TO_DATE, cursor, *(() if _is_momentary(query) else _COLLAPSED), _NO_STORE]
+        headers: Headers = [offset, _UP_TO_DATE, cursor, *(() if _is_momentary(query) else self._collapsed), _NO_STORE]
         if page.closed:
             headers.append(_CLOSED)
         return Response(204, headers)
@@ -128,7 +136,7 @@ class Reads:
         start = follower.position
         headers: Headers = [
             (b"vary", b"Last-Event-ID"),
-            (b"cache-control", b"no-store" if last_event_id else b"no-cache"),
+            (b"cache-control", b"no-store" if last_event_id else self._no_cache),
         ]
         if last_event_id and state.closed and start == state.tail:
             # 204 is what stops an EventSource from connecting again (HTML section 9.2.3).
@@ -147,8 +155,11 @@ class Reads:
         clock = asyncio.get_running_loop().time
         end_s = clock() + self._sse_lifetime_s
         request.on_disconnect(follower.stop)
-        with follower:
+        with follower, self._lease(request, follower) as lease:
             while True:
+                if lease.over:
+                    yield batches.farewell()
+                    return
                 if page is not None:
                     yield batches.encode(page, self._cursor(None))
                     if page.closed:
@@ -166,6 +177,24 @@ class Reads:
                     # Deleted, most likely. The status is long sent; whoever connects again is told.
                     _log.info("a live read of %s ended: %s", follower.state.path, error)
                     return
+
+    def _lease(self, request: Request, follower: Follower) -> Lease | _Forever:
+        return _FOREVER if self._access is None else self._access.lease(request, follower.stop)
+
+
+class _Forever:
+    """The lease of readers whom nobody asks who they are."""
+
+    over = False
+
+    def __enter__(self) -> _Forever:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+_FOREVER = _Forever()
 
 
 def _is_momentary(query: ReadQuery) -> bool:

@@ -12,6 +12,7 @@ from unbroken.errors import Draining, InvalidHeader, MethodNotAllowed
 from unbroken.protocol.headers import parse_integer
 from unbroken.protocol.lifetime import format_time
 from unbroken.protocol.stream import StreamState
+from unbroken.server.access import Access
 from unbroken.server.http import Headers, Request, Response
 from unbroken.server.static import STATIC_PATHS, serve_static
 
@@ -54,10 +55,12 @@ class Reserved:
 
     Args:
         engine: whose streams there are.
+        access: decides who may list and delete many; None if everybody may.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, access: Access | None = None) -> None:
         self._engine = engine
+        self._access = access
         self._streams: dict[str, Callable[[dict[str, str]], Coroutine[None, None, Response]]] = {
             "GET": self._list,
             "DELETE": self._delete,
@@ -77,17 +80,21 @@ class Reserved:
             return _json(b'{"status":"ready"}')
         if request.method not in self._streams:
             raise MethodNotAllowed("GET, DELETE, OPTIONS")
-        return await self._streams[request.method](_parse_query(request.query))
+        query = _parse_query(request.query)
+        query.setdefault("prefix", "/" if request.method == "GET" else "")
+        if self._access is not None:
+            self._access.require_administration(request, query["prefix"])
+        return await self._streams[request.method](query)
 
     async def _list(self, query: dict[str, str]) -> Response:
         limit = _parse_limit(query, _LISTED_MAX)
-        found = self._engine.streams(query.get("prefix", "/"), after=query.get("after", ""), limit=limit)
+        found = self._engine.streams(query["prefix"], after=query.get("after", ""), limit=limit)
         more = found[-1].path if len(found) == limit else None
         return _json(msgspec.json.encode(_Listing([_listed(state) for state in found], more)))
 
     async def _delete(self, query: dict[str, str]) -> Response:
         limit = _parse_limit(query, _DELETED_MAX)
-        if not query.get("prefix"):
+        if not query["prefix"]:
             raise InvalidHeader("name the streams to delete: prefix=/ stands for all of them")
         deleted = await self._engine.delete_all(query["prefix"], limit=limit)
         return _json(msgspec.json.encode(_Deletion(deleted, deleted == limit)))

@@ -16,6 +16,7 @@ from unbroken.errors import StoreError
 from unbroken.server.asgi import AsgiApp
 from unbroken.server.connection import Connection
 from unbroken.server.factory import create_app
+from unbroken.server.guard import check_exposure, with_tokens_file
 from unbroken.server.logs import configure_logging
 from unbroken.server.process import collect_garbage_seldom, keep_freed_memory
 from unbroken.server.settings import Settings
@@ -48,7 +49,13 @@ def run(settings: Settings) -> int:
 
     Returns:
         The exit code: 0 after an orderly end, 1 if the server could not start.
+
+    Raises:
+        SettingsError: other machines could reach the server, and it would ask nobody who they are; or a key cannot be
+            read.
     """
+    settings = with_tokens_file(settings)
+    check_exposure(settings)
     configure_logging(settings.log_level, settings.log_format)
     keep_freed_memory()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
+from unbroken.server.hosts import is_loopback_host
+
 __all__ = ["LogFormat", "LogLevel", "Settings", "SettingsError", "StoreKind", "load_settings"]
 
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -42,6 +44,13 @@ class Settings:
         sse_heartbeat: seconds of silence until an SSE comment keeps the connection alive.
         cors_origin: origins whose pages may use the server, ``*`` for all; None for pages of this machine only.
         public_url: how clients reach the server, if not by the Host they name.
+        insecure: serve everybody, on any address, without asking who they are.
+        tokens_file: static tokens, as `unbroken token create` makes them; by default tokens.json in the data directory,
+            if it is there.
+        jwt_keys: what signed tokens are checked with: files, ``env:NAME`` for variables, URLs of JWK sets.
+        jwt_audience: names of this server; tokens must have one of them as ``aud``.
+        jwt_issuer: who may make tokens; they must have one of them as ``iss``.
+        allowed_hosts: host names to answer to besides those of this machine; ``*.example.com`` for all below.
         log_level: least important messages that are logged.
         log_format: ``text`` for people, ``json`` for machines.
     """
@@ -58,6 +67,12 @@ class Settings:
     sse_heartbeat: float = 15.0
     cors_origin: tuple[str, ...] | None = None
     public_url: str | None = None
+    insecure: bool = False
+    tokens_file: Path | None = None
+    jwt_keys: tuple[str, ...] = ()
+    jwt_audience: tuple[str, ...] = ()
+    jwt_issuer: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
 
@@ -114,17 +129,39 @@ def _text(value: object) -> str:
     return value.strip()
 
 
-def _origins(value: object) -> tuple[str, ...]:
+def _list(value: object) -> tuple[str, ...]:
     """A list, or one text with commas."""
     parts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, list | tuple):
-        raise ValueError("must be a list of origins")
-    origins = tuple(str(part).strip().rstrip("/").lower() for part in parts if str(part).strip())
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+        raise ValueError("must be a list of texts, or one with commas")
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+def _origins(value: object) -> tuple[str, ...]:
+    origins = tuple(origin.rstrip("/").lower() for origin in _list(value))
     for origin in origins:
         url = urlsplit(origin)
         if origin != "*" and (url.scheme not in ("http", "https") or not url.hostname or url.path or url.query):
             raise ValueError(f"{origin!r} is not an origin such as https://example.com, nor *")
     return origins
+
+
+def _hosts(value: object) -> tuple[str, ...]:
+    hosts = tuple(host.lower().strip("[]") for host in _list(value))
+    for host in hosts:
+        if not re.fullmatch(r"\*|(?:\*\.)?[a-z0-9._-]+|[0-9a-f:.]+", host):
+            raise ValueError(f"{host!r} is not a host name such as streams.example.com, without a port, nor *")
+    return hosts
+
+
+def _keys(value: object) -> tuple[str, ...]:
+    sources = _list(value)
+    for source in sources:
+        url = urlsplit(source)
+        local = url.scheme == "http" and is_loopback_host(url.hostname or "")
+        if "://" in source and not (url.scheme == "https" and url.hostname) and not local:
+            raise ValueError("must be files, env:NAME, or URLs that begin with https://")
+    return sources
 
 
 def _url(value: object) -> str:
@@ -147,6 +184,12 @@ _PARSERS: Mapping[str, Any] = {
     "sse_heartbeat": _seconds,
     "cors_origin": _origins,
     "public_url": _url,
+    "insecure": _switch,
+    "tokens_file": lambda value: Path(_text(str(value))),
+    "jwt_keys": _keys,
+    "jwt_audience": _list,
+    "jwt_issuer": _list,
+    "allowed_hosts": _hosts,
     "log_level": _choice(*get_args(LogLevel)),
     "log_format": _choice(*get_args(LogFormat)),
 }

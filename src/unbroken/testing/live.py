@@ -21,6 +21,7 @@ from uvicorn.server import ServerState
 
 from unbroken.engine.clock import Clock
 from unbroken.engine.engine import Engine
+from unbroken.server.access import Authorize
 from unbroken.server.asgi import AsgiApp
 from unbroken.server.connection import Connection
 from unbroken.server.settings import Settings
@@ -135,6 +136,7 @@ async def live_server(
     settings: Settings | None = None,
     *,
     clock: Clock | None = None,
+    authorize: Authorize | None = None,
     grace_s: float = _GRACE_S,
 ) -> AsyncIterator[LiveServer]:
     """An Unbroken server in this event loop. Its live reads end as they do when a process is asked to stop.
@@ -143,11 +145,12 @@ async def live_server(
         store: where the streams are; in memory by default.
         settings: limits and times.
         clock: tells the time; a `ManualClock` lets a test decide.
+        authorize: see `unbroken.asgi.create_app`.
         grace_s: see `serve_asgi`.
     """
     settings = settings or Settings()
     engine = Engine(MemoryStore() if store is None else store, clock=clock, page_bytes=settings.page_size)
-    app = AsgiApp(engine, settings, watch_signals=False)
+    app = AsgiApp(engine, settings, authorize=authorize, watch_signals=False)
     async with serve_asgi(app, grace_s=grace_s) as address:
         try:
             yield LiveServer(address, app)

@@ -1,0 +1,139 @@
+"""Keys that an identity provider publishes: a JWK set at a URL, fetched seldom and kept.
+
+Keys are used for five minutes, then fetched again behind the back of whoever asks. A token that names a key which is
+not there has the set fetched at once, since keys are rotated: but not more than once in ten seconds, whatever tokens
+people make up. When fetching fails, the keys that are there serve on, for a day at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from http.client import HTTPException
+from typing import Any
+
+import msgspec
+
+from unbroken.errors import KeysUnavailable
+from unbroken.tokens.keys import Key, KeyFault, parse_key_set
+from unbroken.tokens.signed import Header
+
+__all__ = ["COOLDOWN_S", "FRESH_S", "STALE_S", "RemoteKeys"]
+
+FRESH_S = 300.0
+STALE_S = 86_400.0
+COOLDOWN_S = 10.0
+_TIMEOUT_S = 5.0
+_BYTES_MAX = 256 * 1024
+
+_log = logging.getLogger("unbroken.server")
+
+
+class RemoteKeys:
+    """The keys at one URL.
+
+    Args:
+        url: where the JWK set is.
+        on_change: called when the keys have become others.
+        fetch: gets what is there, in a thread of its own.
+        clock: tells the time, in seconds.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        on_change: Callable[[], None],
+        *,
+        fetch: Callable[[str], bytes] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._url = url
+        self._on_change = on_change
+        self._fetch = fetch or _fetch
+        self._clock = clock
+        self._keys: tuple[Key, ...] = ()
+        self._fetched_s = self._attempted_s = -math.inf
+        self._refreshing: asyncio.Task[None] | None = None
+
+    async def fitting(self, header: Header) -> tuple[Key, ...]:
+        """The keys that may have signed a token.
+
+        Raises:
+            KeysUnavailable: there are no keys, and they cannot be fetched.
+        """
+        age_s = self._clock() - self._fetched_s
+        if age_s >= STALE_S:
+            await self._refreshed()
+        elif age_s >= FRESH_S:
+            self.refresh()
+        if self._clock() - self._fetched_s >= STALE_S:
+            raise KeysUnavailable("the keys that tokens are checked with cannot be fetched")
+        found = self._fitting(header)
+        if not found and header.kid is not None:
+            await self._refreshed()
+            found = self._fitting(header)
+        return found
+
+    def _fitting(self, header: Header) -> tuple[Key, ...]:
+        return tuple(key for key in self._keys if header.fits(key))
+
+    def refresh(self) -> None:
+        """Begin to fetch the keys, unless that is under way or was done just now."""
+        if self._refreshing is None and self._clock() - self._attempted_s >= COOLDOWN_S:
+            self._attempted_s = self._clock()
+            self._refreshing = asyncio.get_running_loop().create_task(self._refresh())
+
+    async def _refreshed(self) -> None:
+        self.refresh()
+        if self._refreshing is not None:
+            await asyncio.shield(self._refreshing)
+
+    async def _refresh(self) -> None:
+        try:
+            keys = parse_key_set(_decode(await asyncio.to_thread(self._fetch, self._url)), published=True)
+        except (OSError, HTTPException, KeyFault) as error:
+            _log.warning("the keys at %s cannot be fetched: %s", self._url, error)
+        else:
+            self._fetched_s = self._clock()
+            if keys != self._keys:
+                self._keys = keys
+                self._on_change()
+        finally:
+            self._refreshing = None
+
+    async def stop(self) -> None:
+        """Fetch nothing more."""
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            await asyncio.gather(self._refreshing, return_exceptions=True)
+
+
+def _decode(content: bytes) -> Any:
+    try:
+        return msgspec.json.decode(content)
+    except msgspec.DecodeError:
+        raise KeyFault("what is there is not JSON") from None
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Keys come from where the operator said, or not at all."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def _fetch(url: str) -> bytes:
+    request = urllib.request.Request(url, headers={"Accept": "application/json, application/jwk-set+json"})  # noqa: S310 (checked where it is set)
+    give_up_s = time.monotonic() + _TIMEOUT_S
+    content = bytearray()
+    with urllib.request.build_opener(_NoRedirect).open(request, timeout=_TIMEOUT_S) as response:
+        while part := response.read1(65_536):
+            content += part
+            if len(content) > _BYTES_MAX or time.monotonic() > give_up_s:
+                raise OSError("it is too large, or comes too slowly")
+    return bytes(content)
