@@ -30,6 +30,7 @@ LAYERS: dict[str, set[str]] = {
     "agent": {"client", "protocol", "errors"},
     "testing": {"asgi", "server", "tokens", *BELOW_SERVER},
     "asgi": {"server", *BELOW_SERVER},
+    "web": {"asgi", "server", "client", *BELOW_SERVER},
     "cli": {"asgi", "server", "tokens", "client", "files", "terminal", "agent", *BELOW_SERVER},
     "__main__": {"cli"},
     "__init__": {"asgi", "server", "client", *BELOW_SERVER},

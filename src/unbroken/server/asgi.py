@@ -8,11 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
-from types import FrameType
 from typing import Any
 from urllib.parse import quote
 
@@ -23,6 +20,7 @@ from unbroken.server.app import App
 from unbroken.server.guard import create_access, host_policy
 from unbroken.server.http import ClientGone, Request, Response, join_fields
 from unbroken.server.settings import Settings
+from unbroken.server.signals import on_stop_signal
 
 __all__ = ["AsgiApp", "AsgiRequest", "Receive", "Scope", "Send"]
 
@@ -80,7 +78,7 @@ class AsgiApp:
         if self._access is not None:
             self._access.start()
         self.app.started = True
-        restore = self._chain_signals() if self._watch_signals else None
+        restore = on_stop_signal(self.engine.drain) if self._watch_signals else None
         try:
             yield
         finally:
@@ -111,30 +109,6 @@ class AsgiApp:
         await receive()
         await lifespan.__aexit__(None, None, None)
         await send({"type": "lifespan.shutdown.complete"})
-
-    def _chain_signals(self) -> Callable[[], None] | None:
-        """Drain on a signal, then let it do what it did before."""
-        if threading.current_thread() is not threading.main_thread():
-            return None
-        loop = asyncio.get_running_loop()
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-        def on_signal(number: int, frame: FrameType | None) -> None:
-            loop.call_soon_threadsafe(self.engine.drain)
-            earlier = before[signal.Signals(number)]
-            if callable(earlier):
-                earlier(number, frame)
-
-        for number, earlier in before.items():
-            if callable(earlier):
-                signal.signal(number, on_signal)
-
-        def restore() -> None:
-            for number, earlier in before.items():
-                if signal.getsignal(number) is on_signal:
-                    signal.signal(number, earlier)
-
-        return restore
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = AsgiRequest(scope, receive)

@@ -1,0 +1,5 @@
+"""Durable answers for FastAPI: those for Starlette."""
+
+from unbroken.web.starlette import Answers
+
+__all__ = ["Answers"]
