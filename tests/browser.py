@@ -76,6 +76,11 @@ class Chromium:
         """Those of `errors` that the test did not expect."""
         return [error for error in self._errors if not any(pattern.search(error) for pattern in self._expected)]
 
+    def close_pages(self) -> None:
+        """Close all tabs. What they have said until then has arrived."""
+        for page in self.context.pages:
+            page.close()
+
     def _heard(self, message: ConsoleMessage) -> None:
         source = message.location["url"]
         if message.type in ("error", "assert") and not source.endswith("/favicon.ico"):  # no page asked for that
@@ -83,6 +88,19 @@ class Chromium:
 
     def _thrown(self, error: WebError) -> None:
         self._errors.append(error.error.stack or error.error.message)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Close a test's pages before the servers that they talk to end, and judge what they have said until then."""
+    started = getattr(item, "funcargs", {}).get("chromium")
+    try:
+        yield
+    finally:
+        if started is not None:
+            started.close_pages()
+    if started is not None:
+        assert started.unexpected_errors == []
 
 
 def program() -> str:
@@ -98,7 +116,7 @@ def program() -> str:
 
 @pytest.fixture
 def chromium() -> Iterator[Chromium]:
-    """A browser without a page yet. Its errors are checked after the test."""
+    """A browser without a page yet."""
     path = program()
     from playwright.sync_api import expect, sync_playwright
 
@@ -111,9 +129,6 @@ def chromium() -> Iterator[Chromium]:
         context.set_default_timeout(TIMEOUT_MS)
         started = Chromium(context)
         yield started
-        for tab in context.pages:
-            tab.close()  # what it has said until here has arrived then
-        assert started.unexpected_errors == []
 
 
 @pytest.fixture
