@@ -10,17 +10,17 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from tests.certificates import Certificate, make_certificate
 from unbroken.testing import Address
 
-__all__ = ["DEPLOY", "Nginx", "nginx", "program", "rendered"]
+__all__ = ["DEPLOY", "FRONTS", "Front", "Nginx", "Proxy", "caddy", "nginx", "program", "rendered"]
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -49,31 +49,44 @@ http {{
 """What a distribution's nginx.conf has around the files in conf.d, and nginx's own figures at a socket."""
 
 
-class Nginx(NamedTuple):
-    """A running nginx.
+@dataclass(frozen=True)
+class Proxy:
+    """A running proxy.
 
     Args:
-        plain: where it speaks HTTP/1.1 without TLS. Only here: the file has none.
+        plain: where it speaks HTTP/1.1 without TLS. Only here: what is deployed does not.
         tls: where it speaks HTTP/2 and HTTP/1.1 with TLS.
-        redirecting: where it sends everybody to TLS.
         certificate: what it shows.
         root: where its files are.
     """
 
     plain: Address
     tls: Address
-    redirecting: Address
     certificate: Certificate
     root: Path
-
-    @property
-    def access_log(self) -> str:
-        return (self.root / "access.log").read_text()
 
     @property
     def logs(self) -> str:
         """All that it has written to any log."""
         return "".join(path.read_text() for path in self.root.glob("*.log"))
+
+
+Front = Callable[[Path, Address], AbstractContextManager[Proxy]]
+
+
+@dataclass(frozen=True)
+class Nginx(Proxy):
+    """A running nginx.
+
+    Args:
+        redirecting: where it sends everybody to TLS.
+    """
+
+    redirecting: Address
+
+    @property
+    def access_log(self) -> str:
+        return (self.root / "access.log").read_text()
 
     async def requests_under_way(self) -> int:
         """How many requests wait for an answer, not counting the one that asks."""
@@ -153,15 +166,49 @@ def nginx(root: Path, origin: Address) -> Iterator[Nginx]:
         )
     with process:
         try:
-            _wait_for_start(process, root)
-            yield Nginx(plain, tls, redirecting, certificate, root)
+            _wait_until((root / "nginx.pid").exists, process, root)
+            yield Nginx(plain, tls, certificate, root, redirecting)
         finally:
-            process.terminate()
+            process.terminate()  # not killed: its worker would live on
 
 
-def _wait_for_start(process: subprocess.Popen[bytes], root: Path) -> None:
+@contextmanager
+def caddy(root: Path, origin: Address) -> Iterator[Proxy]:
+    """Caddy in front of a server; see `nginx`."""
+    path = program("caddy", "caddy")
+    root.mkdir()
+    certificate = make_certificate(root)
+    with listening(2) as sockets:
+        tls, plain = (Address(*each.getsockname()) for each in sockets)
+    text = rendered("Caddyfile", {"127.0.0.1:9999": f"{origin.host}:{origin.port}"})
+    options, _, site = text.partition("streams.example.com {")
+    assert options.count("\n{\n") == 1
+    options = options.replace("\n{\n", "\n{\nadmin off\nauto_https off\ndefault_bind 127.0.0.1\n")
+    secured = f"https://localhost:{tls.port} {{\ntls {certificate.chain} {certificate.key}\n{site}"
+    (root / "Caddyfile").write_text(f"{options}{secured}\nhttp://:{plain.port} {{\n{site}")
+    with (root / "caddy.log").open("w") as log:
+        process = subprocess.Popen(
+            [path, "run", "--adapter", "caddyfile", "--config", str(root / "Caddyfile")],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "XDG_DATA_HOME": f"{root}/data", "XDG_CONFIG_HOME": f"{root}/config"},
+        )
+    with process:
+        try:
+            _wait_until(lambda: "serving initial configuration" in (root / "caddy.log").read_text(), process, root)
+            yield Proxy(plain, tls, certificate, root)
+        finally:
+            process.kill()
+
+
+FRONTS: list[Front] = [nginx, caddy]
+
+
+def _wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes], root: Path) -> None:
     deadline_s = time.monotonic() + 20
-    while not (root / "nginx.pid").exists():
-        assert process.poll() is None, (root / "start.log").read_text()
-        assert time.monotonic() < deadline_s
+    while not condition():
+        logs = "".join(path.read_text() for path in root.glob("*.log"))
+        assert process.poll() is None, logs
+        assert time.monotonic() < deadline_s, logs
         time.sleep(0.01)

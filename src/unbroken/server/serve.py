@@ -20,6 +20,7 @@ from unbroken.server.guard import check_exposure, with_tokens_file
 from unbroken.server.logs import configure_logging
 from unbroken.server.process import collect_garbage_seldom, keep_freed_memory
 from unbroken.server.settings import Settings
+from unbroken.server.systemd import notify
 
 __all__ = ["run"]
 
@@ -114,6 +115,7 @@ def _stop_on_signals(server: uvicorn.Server, app: AsgiApp) -> None:
         server.force_exit = server.should_exit
         server.should_exit = True
         app.engine.drain()
+        notify("STOPPING=1")
 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop)
@@ -133,3 +135,4 @@ def _greet(settings: Settings, listener: socket.socket) -> None:
         f"  curl {url}/hello\n"
     )
     sys.stdout.flush()
+    notify("READY=1")
