@@ -148,7 +148,7 @@ class Reader(Generic[T]):
         return events.pieces.popleft() if events.pieces else None
 
     async def _feed(self, events: _Events) -> None:
-        limit_s = self._event_silence.limit_s if events.started else SSE_START_S
+        limit_s = self._event_silence.limit_s if events.started else self._start_s
         left_s = self._deadlines.left_s(time.monotonic())
         try:
             with translated(self._ask()):
@@ -171,6 +171,11 @@ class Reader(Generic[T]):
             self._event_silence.heard(now_s - events.heard_s)
         events.heard_s = now_s
 
+    @property
+    def _start_s(self) -> float:
+        """How long the first event may take."""
+        return min(SSE_START_S, self._event_silence.limit_s)
+
     async def _no_events(self) -> None:
         await self._close_events()
         self.reading.give_up_events()
@@ -183,12 +188,12 @@ class Reader(Generic[T]):
         ask = self._ask(**{"accept": "text/event-stream", "accept-encoding": "identity"})
         stack = AsyncExitStack()
         try:
-            async with io.limit(min(SSE_START_S, left_s)):
-                opening = self._requests.open(ask, timeout_s=min(SSE_START_S, left_s))
+            async with io.limit(min(self._start_s, left_s)):
+                opening = self._requests.open(ask, timeout_s=min(self._start_s, left_s))
                 response = await stack.enter_async_context(opening)
         except (TimeoutError, NoAnswer):
             await stack.aclose()
-            if left_s <= SSE_START_S:
+            if left_s <= self._start_s:
                 raise self._no_answer() from None
             await self._no_events()
             return None
