@@ -12,7 +12,16 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 
-from benchmarks.contenders import MEMORY, NGINX, NODE_FILES, NODE_MEMORY, SQLITE, left_out
+from benchmarks.contenders import (
+    CLIENT,
+    MEMORY,
+    NGINX,
+    NODE_FILES,
+    NODE_MEMORY,
+    OFFICIAL_CLIENT,
+    SQLITE,
+    left_out,
+)
 from benchmarks.machine import describe, durable_directory
 from benchmarks.report import Comparison, Rounds, comparisons, fact_table, medians, table
 from benchmarks.scenarios import BARE, MANY_STREAMS, RAW, SCENARIOS, Fact, Figures, Measure, Pace, Scenario
@@ -29,12 +38,13 @@ PAIRS = (
     (SQLITE.name, NGINX.name),
     (SQLITE.name, RAW),
     (SQLITE.name, BARE),
+    (CLIENT.name, OFFICIAL_CLIENT.name),
 )
 
 _NAMES = (*(scenario.name for scenario in SCENARIOS), MANY_STREAMS.name)
 
 _COLUMNS = """\
-ratio: to the first row. server CPU: for one append, MiB or delivery. commits, fsyncs: for one append; those of
+ratio: to the first row. CPU: for one append, MiB, delivery or message. commits, fsyncs: for one append; those of
 the Node.js server without what its database syncs by other means. written: bytes to the disk for each byte appended.
 beside: large bodies, or deletes, a second. generator: share of its core that the load generator used; near 100% it was
 the limit. others: share of the server's core that something else used, kernel threads included; where it is high, CPU
@@ -131,7 +141,7 @@ def _run(scenario: Scenario, report: Report, directory: Path, *, is_named: bool)
     report.scenarios[scenario.name] = Measured(scenario.title, scenario.unit, medians(rounds), ratios, rounds)
     print(f"{table(scenario, rounds)}\n")
     for pair, compared in ratios.items():
-        cpu = "" if compared.cpu is None else f", server CPU {compared.cpu:.2f}"
+        cpu = "" if compared.cpu is None else f", CPU {compared.cpu:.2f}"
         p50 = "" if compared.p50_us is None else f", p50 {compared.p50_us:+,.0f} µs"
         print(f"- {pair} = rate {compared.rate:.2f}{cpu}{p50}", flush=True)
 

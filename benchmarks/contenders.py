@@ -17,12 +17,14 @@ from benchmarks import nginx
 from benchmarks.processes import Process, running
 
 __all__ = [
+    "CLIENT",
     "FLOOR",
     "GENERATOR",
     "MEMORY",
     "NGINX",
     "NODE_FILES",
     "NODE_MEMORY",
+    "OFFICIAL_CLIENT",
     "PARSER",
     "SQLITE",
     "Contender",
@@ -33,7 +35,7 @@ __all__ = [
 
 _ROOT = Path(__file__).parent.parent
 _PEERS = _ROOT / "peers"
-_NPM_TIMEOUT_S = 300.0
+_INSTALL_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,13 @@ NGINX = Contender("nginx, static files", [sys.executable, "-m", "benchmarks.ngin
 NODE_MEMORY = Contender("Node reference, memory", _NODE)
 NODE_FILES = Contender("Node reference, file store", _NODE, ("--data", "{}"))
 
+_PEER_PYTHON = _PEERS / "python" / "bin" / "python"
+
+CLIENT = Contender("Unbroken client", [sys.executable, "-m", "benchmarks.clients.ours"], stores=False)
+OFFICIAL_CLIENT = Contender(
+    "official client", [str(_PEER_PYTHON), str(_ROOT / "benchmarks" / "clients" / "official.py")], stores=False
+)
+
 
 def newest_commit(directory: Path) -> int:
     """The number of the latest commit of an Unbroken server on sqlite, which may be running."""
@@ -109,10 +118,12 @@ def _journal(directory: Path, after: int) -> list[tuple[int, int]]:
 def left_out() -> dict[str, str]:
     """The contenders that cannot be measured here, by name, and why.
 
-    Installs the Node.js reference server where the tests have it too, if it is not there.
+    Installs the Node.js reference server where the tests have it too, and the official Python client beside it, if they
+    are not there.
     """
-    no_node, no_nginx = _install_node(), nginx.missing()
+    no_node, no_nginx, no_client = _install_node(), nginx.missing(), _install_client()
     reasons = {NODE_MEMORY.name: no_node, NODE_FILES.name: no_node, NGINX.name: no_nginx}
+    reasons[OFFICIAL_CLIENT.name] = no_client
     return {name: reason for name, reason in reasons.items() if reason}
 
 
@@ -123,7 +134,23 @@ def _install_node() -> str:
     if not (_PEERS / "node_modules" / "@durable-streams" / "server" / "package.json").is_file():
         command = [npm, "install", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
         try:
-            subprocess.run(command, cwd=_PEERS, check=True, capture_output=True, timeout=_NPM_TIMEOUT_S)
+            subprocess.run(command, cwd=_PEERS, check=True, capture_output=True, timeout=_INSTALL_S)
         except (subprocess.SubprocessError, OSError) as error:
             return f"npm could not install it: {error}"
+    return ""
+
+
+def _install_client() -> str:
+    """In an environment of its own: it needs another HTTP library than ours."""
+    if _PEER_PYTHON.is_file():
+        return ""
+    target = _PEER_PYTHON.parent.parent
+    make = [sys.executable, "-m", "venv", str(target)]
+    install = [str(_PEER_PYTHON), "-m", "pip", "install", "--quiet", "-r", str(_PEERS / "requirements.txt")]
+    try:
+        for command in (make, install):
+            subprocess.run(command, check=True, capture_output=True, timeout=_INSTALL_S)
+    except (subprocess.SubprocessError, OSError) as error:
+        shutil.rmtree(target, ignore_errors=True)
+        return f"pip could not install it: {error}"
     return ""

@@ -26,6 +26,10 @@ class Streams:
         """Create a stream."""
         self._request("PUT", path, {"content-type": content_type})
 
+    def delete(self, path: str) -> None:
+        """Delete a stream."""
+        self._request("DELETE", path, {})
+
     def append(self, path: str, content_type: str, body: bytes) -> None:
         """Append to a stream."""
         self._request("POST", path, {"content-type": content_type}, body)

@@ -19,6 +19,7 @@ _COLUMNS: Sequence[tuple[str, str, str]] = (
     ("p99 ms", "p99_ms", ".2f"),
     ("longest ms", "longest_ms", ".2f"),
     ("server CPU µs", "cpu_us", ".1f"),
+    ("client CPU µs", "client_cpu_us", ".2f"),
     ("commits", "commits", ".3f"),
     ("fsyncs", "fsyncs", ".3f"),
     ("written B/B", "written", ".2f"),
@@ -63,7 +64,7 @@ def compare(rounds: Rounds, name: str, other: str) -> Comparison | None:
     rates = [mine.rate / theirs.rate for mine, theirs in both if theirs.rate]
     if not rates:
         return None
-    cpu = [mine.cpu_us / theirs.cpu_us for mine, theirs in both if mine.cpu_us and theirs.cpu_us]
+    cpu = [mine.used_us / theirs.used_us for mine, theirs in both if mine.used_us and theirs.used_us]
     p50_us = [
         1000 * (mine.p50_ms - theirs.p50_ms)
         for mine, theirs in both

@@ -1,4 +1,4 @@
-"""What the durable store is to reach, and whether it did."""
+"""What the durable store and the client are to reach, and whether they did."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from benchmarks.contenders import FLOOR, NGINX, SQLITE
+from benchmarks.contenders import CLIENT, FLOOR, NGINX, SQLITE
 from benchmarks.report import Rounds, compare, medians
 from benchmarks.scenarios import BARE, Fact
 
@@ -72,6 +72,16 @@ def _many_to_few(found: _Found) -> _Value | None:
     return _Value(many.value / few.value, many.by_cpu / few.by_cpu if many.by_cpu and few.by_cpu else None)
 
 
+def _of_client(scenario: str) -> Callable[[_Found], _Value | None]:
+    """What our client does in a second of processor time: of one core, whatever else the machine does."""
+
+    def find(found: _Found) -> _Value | None:
+        row = medians(found.rounds.get(scenario, ())).get(CLIENT.name)
+        return None if row is None or not row.client_cpu_us else _Value(1e6 / row.client_cpu_us)
+
+    return find
+
+
 def _over_bare(found: _Found) -> _Value | None:
     compared = compare(found.rounds.get("append-1x1", ()), SQLITE.name, BARE)
     return None if compared is None or compared.p50_us is None else _Value(compared.p50_us)
@@ -111,6 +121,8 @@ _TARGETS: Sequence[_Target] = (
         "",
         lambda found: found.rate("catch-up-bytes", NGINX.name),
     ),
+    _Target("our client, small JSON messages followed, per core", 200_000.0, True, "/s", _of_client("client-follow")),
+    _Target("the same while they are appended", 200_000.0, True, "/s", _of_client("client-live")),
 )
 
 
@@ -143,9 +155,10 @@ def _others(rounds: Mapping[str, Rounds]) -> float:
 
 def _verdict(target: _Target, found: _Value | None) -> str:
     sign = ">=" if target.is_least else "<="
-    wanted = f"{target.title}: {sign} {target.bound:g}{target.unit}"
+    wanted = f"{target.title}: {sign} {target.bound:,g}{target.unit}"
     if found is None:
         return f"not measured: {wanted}"
     is_reached = found.value >= target.bound if target.is_least else found.value <= target.bound
+    value = f"{found.value:,.0f}" if found.value >= 1000 else f"{found.value:.2f}"
     by_cpu = "" if found.by_cpu is None else f", by processor time {found.by_cpu:.2f}"
-    return f"{'reached' if is_reached else 'MISSED'}: {wanted}; it is {found.value:.2f}{target.unit}{by_cpu}"
+    return f"{'reached' if is_reached else 'MISSED'}: {wanted}; it is {value}{target.unit}{by_cpu}"

@@ -6,6 +6,7 @@ reads    catch-up reads and live reads
 growth   the same load on a store with ten times as much in it
 pauses   small appends beside something large
 many     very many streams: memory, disk, restart
+clients  Python clients
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 
 from benchmarks.scenarios.appends import BARE, RAW, Appends, Creates, Generator
 from benchmarks.scenarios.base import Figures, Measure, Pace, Scenario
+from benchmarks.scenarios.clients import ClientAppends, ClientLive, ClientReads
 from benchmarks.scenarios.growth import GrowthAppends, GrowthCatchUp
 from benchmarks.scenarios.many import Fact, ManyStreams
 from benchmarks.scenarios.pauses import Pauses
@@ -44,6 +46,10 @@ SCENARIOS: Sequence[Scenario] = (
     GrowthAppends(),
     GrowthCatchUp(),
     Pauses(),
+    ClientAppends("append", "Python clients: appending one message of 60 B after the other"),
+    ClientReads("read", "Python clients: reading a stream of JSON messages of 60 B with one call"),
+    ClientReads("follow", "Python clients: following a stream of JSON messages of 60 B from its beginning"),
+    ClientLive(),
 )
 
 MANY_STREAMS = ManyStreams()

@@ -80,6 +80,7 @@ class Figures(msgspec.Struct, kw_only=True, omit_defaults=True):
         p99_ms: latency that one in a hundred exceeds.
         longest_ms: greatest latency.
         cpu_us: processor time of the server for one of the things that the rate counts, in microseconds.
+        client_cpu_us: the same of the client, where it is the client that is measured.
         commits: of the store, for one append.
         fsyncs: of the server, for one append.
         written: bytes that the server had written to disk, for each appended byte.
@@ -93,12 +94,18 @@ class Figures(msgspec.Struct, kw_only=True, omit_defaults=True):
     p99_ms: float | None = None
     longest_ms: float | None = None
     cpu_us: float | None = None
+    client_cpu_us: float | None = None
     commits: float | None = None
     fsyncs: float | None = None
     written: float | None = None
     beside: float | None = None
     load_cpu: float | None = None
     others: float | None = None
+
+    @property
+    def used_us(self) -> float | None:
+        """Processor time of who is measured."""
+        return self.cpu_us if self.client_cpu_us is None else self.client_cpu_us
 
 
 Measure = Callable[[], dict[str, Figures]]
