@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from unbroken import errors
+from unbroken.cli.serve import serve
 from unbroken.engine.engine import Engine
 from unbroken.server.settings import Settings
 from unbroken.store.sqlite import SqliteStore
@@ -51,6 +52,11 @@ def test_every_setting_is_documented_with_its_default() -> None:
         assert f"`{setting.name}`" in row, flag
         if isinstance(setting.default, str):
             assert f"`{setting.default}`" in row, flag
+
+
+def test_every_setting_has_a_flag() -> None:
+    given = set(inspect.signature(serve).parameters) - {"config"}
+    assert given == {setting.name for setting in dataclasses.fields(Settings)}
 
 
 def run_curl(script: str, url: str) -> str:

@@ -10,11 +10,14 @@
      +- Conflict (409)              +- StreamExists, ContentTypeMismatch, StreamClosed, SequenceRegression,
      |                                 ProducerGap, SourceGone, ForkTooDeep
      +- Gone (410)                  +- StreamGone, OffsetGone
-     +- TooLarge (413)              +- BodyTooLarge, TooManyMessages
+     +- TooLarge (413)              +- BodyTooLarge, TooManyMessages, StreamFull
      +- HostNotAllowed (421)
-     +- TooManyRequests (429)
-     +- Unavailable (503)           +- OutcomeUnknown, StoreReadOnly, Draining, Overloaded, KeysUnavailable
-     +- StorageFull (507)
+     +- TooManyRequests (429)       +- RateLimited, TooManyLiveReads
+     +- HeadTooLarge (431)
+     +- Unavailable (503)           +- OutcomeUnknown, StoreReadOnly, Draining, Overloaded, TooManyConnections,
+     |  |                              KeysUnavailable
+     |  +- StorageFull (507)
+     |  +- QuotaExceeded (507)      +- TooManyStreams, TotalSizeExceeded
      +- StoreError (500)            the store cannot be opened, or bytes that must be there cannot be read
      +- ConnectionLost (502)        +- NotConnected, NoAnswer        seen by clients only, like the rest of these
      +- ProtocolViolation (502)     +- OffsetLoop, InvalidMessage
@@ -41,6 +44,7 @@ __all__ = [
     "Forbidden",
     "ForkTooDeep",
     "Gone",
+    "HeadTooLarge",
     "HostNotAllowed",
     "InsufficientScope",
     "InvalidBody",
@@ -61,6 +65,8 @@ __all__ = [
     "Overloaded",
     "ProducerGap",
     "ProtocolViolation",
+    "QuotaExceeded",
+    "RateLimited",
     "RequestTimeout",
     "SequenceRegression",
     "SourceGone",
@@ -70,12 +76,17 @@ __all__ = [
     "StoreReadOnly",
     "StreamClosed",
     "StreamExists",
+    "StreamFull",
     "StreamGone",
     "StreamNotFound",
     "TimedOut",
     "TooLarge",
+    "TooManyConnections",
+    "TooManyLiveReads",
     "TooManyMessages",
     "TooManyRequests",
+    "TooManyStreams",
+    "TotalSizeExceeded",
     "Unauthorized",
     "Unavailable",
     "UnbrokenError",
@@ -260,7 +271,7 @@ class MethodNotAllowed(UnbrokenError):
 
 
 class RequestTimeout(UnbrokenError):
-    """The request body stopped arriving."""
+    """The request took too long to arrive, or stopped arriving."""
 
     code = "request-timeout"
     status = 408
@@ -394,13 +405,27 @@ class TooManyMessages(TooLarge):
         self.limit = limit
 
 
+class StreamFull(TooLarge):
+    """The stream would grow past the greatest size that this server allows."""
+
+    code = "stream-full"
+    title = "Stream is full"
+
+    def __init__(self, detail: str = "", *, limit_bytes: int | None = None) -> None:
+        super().__init__(detail or f"a stream may have at most {limit_bytes} bytes here")
+        self.limit_bytes = limit_bytes
+
+
 class TooManyRequests(UnbrokenError):
-    """Asked too often; ``retry_after_s`` says when to ask again."""
+    """This client asks for more than its share; ``retry_after_s`` says when to ask again."""
 
     code = "too-many-requests"
     status = 429
     title = "Too many requests"
-    retry_after_s = 1
+
+    def __init__(self, detail: str = "", *, retry_after_s: int = 1) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
 
     def headers(self) -> dict[str, str]:
         return {"Retry-After": str(self.retry_after_s)}
@@ -412,6 +437,31 @@ class HostNotAllowed(UnbrokenError):
     code = "host-not-allowed"
     status = 421
     title = "Host not allowed"
+
+
+class RateLimited(TooManyRequests):
+    """More is written than the rate that this server allows. Nothing was written."""
+
+    code = "rate-limited"
+    title = "Rate limited"
+
+
+class TooManyLiveReads(TooManyRequests):
+    """As many live reads as this client may have are open already."""
+
+    code = "too-many-live-reads"
+    title = "Too many live reads"
+
+
+class HeadTooLarge(UnbrokenError):
+    """The head of the request is over the limit of 64 KiB."""
+
+    code = "head-too-large"
+    status = 431
+    title = "Head too large"
+
+    def headers(self) -> dict[str, str]:
+        return {"Connection": "close"}
 
 
 class Unavailable(UnbrokenError):
@@ -464,13 +514,54 @@ class KeysUnavailable(Unavailable):
     retry_after_s = 5
 
 
+class TooManyConnections(Unavailable):
+    """As many connections as this server takes are open already."""
+
+    code = "too-many-connections"
+    title = "Too many connections"
+
+    def headers(self) -> dict[str, str]:
+        return {**super().headers(), "Connection": "close"}
+
+
 class StorageFull(Unavailable):
-    """The disk is full. Reads go on."""
+    """The disk is almost full. Reads and deletes go on."""
 
     code = "storage-full"
     status = 507
     title = "Storage full"
     retry_after_s = 30
+
+
+class QuotaExceeded(Unavailable):
+    """The server holds as much as it was told to hold. Reads and deletes go on."""
+
+    code = "quota-exceeded"
+    status = 507
+    title = "Quota exceeded"
+    retry_after_s = 30
+
+
+class TooManyStreams(QuotaExceeded):
+    """There are as many streams as this server was told to hold."""
+
+    code = "too-many-streams"
+    title = "Too many streams"
+
+    def __init__(self, detail: str = "", *, limit: int | None = None) -> None:
+        super().__init__(detail or f"this server holds at most {limit} streams")
+        self.limit = limit
+
+
+class TotalSizeExceeded(QuotaExceeded):
+    """The streams together are as large as this server was told to hold."""
+
+    code = "total-size-exceeded"
+    title = "Total size exceeded"
+
+    def __init__(self, detail: str = "", *, limit_bytes: int | None = None) -> None:
+        super().__init__(detail or f"the streams of this server may have at most {limit_bytes} bytes in all")
+        self.limit_bytes = limit_bytes
 
 
 class StoreError(UnbrokenError):

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from unbroken.errors import StoreReadOnly, UnbrokenError
 from unbroken.protocol.stream import StreamState
-from unbroken.store.base import Due, DueKind, Hold, Transaction
+from unbroken.store.base import Due, DueKind, Hold, Totals, Transaction
 from unbroken.store.memory import MemoryStore
 
 __all__ = ["GatedStore"]
@@ -69,6 +69,13 @@ class GatedStore:
     @property
     def behind(self) -> bool:
         return self.inner.behind
+
+    @property
+    def full(self) -> bool:
+        return self.inner.full
+
+    def totals(self) -> asyncio.Future[Totals]:
+        return self.inner.totals()
 
     async def open(self) -> None:
         await self.inner.open()

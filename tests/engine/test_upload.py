@@ -20,6 +20,7 @@ from unbroken.protocol.content import Content
 from unbroken.protocol.producers import ProducerStamp
 from unbroken.store.sqlite import SqliteStore
 from unbroken.store.sqlite.check import check
+from unbroken.store.sqlite.space import DiskSpace
 from unbroken.testing import ManualClock
 from unbroken.testing.faults import Fault, FaultyDisk
 
@@ -204,12 +205,11 @@ async def test_no_room_for_the_last_commit_leaves_nothing_of_it(
     tmp_path: Path, hold: Hold, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All pieces are written when somebody else fills the disk: what comes after must not be taken for them."""
-    free_bytes = SqliteStore._free_bytes
     async with Engine(SqliteStore(tmp_path / "data")) as engine:
         await engine.create("/a", data=b"before")
         hold.held = False
         monkeypatch.setattr(
-            SqliteStore, "_free_bytes", lambda store: 0 if hold.pieces * 100_000 >= len(BIG) else free_bytes(store)
+            DiskSpace, "free_bytes", property(lambda _: 0 if hold.pieces * 100_000 >= len(BIG) else 2**40)
         )
         with pytest.raises(errors.StorageFull):
             await send(engine, "/a", BIG)

@@ -8,8 +8,9 @@ from types import ModuleType
 from unittest.mock import patch
 
 from unbroken.store.sqlite import checkpoint, chunks, folding, store
+from unbroken.store.sqlite.space import DiskSpace
 
-__all__ = ["LARGE_BYTES", "OVERLAY_BYTES_MAX", "miniature"]
+__all__ = ["LARGE_BYTES", "OVERLAY_BYTES_MAX", "full_disk", "miniature"]
 
 LARGE_BYTES = 160
 OVERLAY_BYTES_MAX = 2_000
@@ -37,4 +38,11 @@ def miniature() -> Iterator[None]:
         for module, values in sizes:
             for name, value in values.items():
                 patches.enter_context(patch.object(module, name, value))
+        yield
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Let stores find that nothing is free, so that they write nothing, in the background either."""
+    with patch.object(DiskSpace, "free_bytes", 0):
         yield

@@ -17,7 +17,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
-from unittest.mock import patch
 
 import pytest
 
@@ -26,10 +25,9 @@ from tests.store.inline import run_inline
 from tests.store.journey import Journey, journey, look_around, take
 from tests.store.looking import Contents
 from tests.store.recording import Known, Recording, make, moments, record
-from tests.store.sizes import miniature
+from tests.store.sizes import full_disk, miniature
 from unbroken.errors import OutcomeUnknown, StorageFull, StoreError, StoreReadOnly, UnbrokenError
 from unbroken.store.sqlite import SqliteStore
-from unbroken.store.sqlite import store as sizes
 from unbroken.store.sqlite.check import check
 from unbroken.testing.faults import Fault, FaultyDisk, FileKind, OperationKind
 from unbroken.testing.medium import EventKind, Medium
@@ -81,7 +79,7 @@ async def found_in(
     if started:
         assert check(directory) == []
     if thorough:
-        with patch.object(sizes, "RESERVE_BYTES", 2**62):
+        with full_disk():
             unfolded = await found_by(make(directory))
     found = await found_by(make(directory, disk))
     assert check(directory) == []

@@ -10,18 +10,16 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from random import Random
-from unittest.mock import patch
 
 import pytest
 
 from tests.store.looking import Contents, contents
-from tests.store.sizes import LARGE_BYTES, OVERLAY_BYTES_MAX, miniature
+from tests.store.sizes import LARGE_BYTES, OVERLAY_BYTES_MAX, full_disk, miniature
 from tests.store.workload import Workload, look, workload
 from unbroken.engine import Engine, commit
 from unbroken.errors import OutcomeUnknown, StorageFull, StoreError, StoreReadOnly, UnbrokenError
 from unbroken.protocol.commands import Delete
 from unbroken.store.sqlite import SqliteStore
-from unbroken.store.sqlite import store as sizes
 from unbroken.store.sqlite.check import check
 from unbroken.testing import ManualClock
 from unbroken.testing.faults import Fault, FaultyDisk, Operation, OperationKind
@@ -60,7 +58,7 @@ async def found_in(directory: Path) -> Contents:
     the disk is full, so that nothing can be folded.
     """
     assert check(directory) == []
-    with patch.object(sizes, "RESERVE_BYTES", 2**62):
+    with full_disk():
         async with opened(make(directory)) as store:
             unfolded = await look(store)
     async with opened(make(directory)) as store:
@@ -366,7 +364,7 @@ async def test_crashed_before_anything_but_a_large_body_was_folded(tmp_path: Pat
         expected = await contents(store, paths)
         assert len(expected.streams) == 4
         disk.leave(tmp_path / "data", tmp_path / "killed")
-    with patch.object(sizes, "RESERVE_BYTES", 2**62):
+    with full_disk():
         async with opened(make(tmp_path / "killed")) as store:
             assert await contents(store, paths) == expected
     async with opened(make(tmp_path / "killed")) as store:

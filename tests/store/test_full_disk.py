@@ -97,6 +97,58 @@ async def test_a_full_disk_is_507_over_http(small_disk: Path) -> None:
     assert check(small_disk / "data") == []
 
 
+async def test_deletes_go_on_and_make_room(small_disk: Path) -> None:
+    """Also those that wait in line with appends; and what they free lets the appends in again."""
+    data = SqliteStore(small_disk / "data")
+    async with Engine(data) as engine:
+        for path in ("/a", "/b", "/big"):
+            await engine.create(path, data=b"x" * MIB if path == "/big" else b"one")
+        other = occupy(small_disk, leave_bytes=10 * MIB)
+        line = [engine.append("/a", b"two"), engine.delete("/b"), engine.create("/c"), engine.delete("/big")]
+        outcomes = await asyncio.gather(*line, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [StorageFull, type(None), StorageFull, type(None)]
+        assert data.full
+        with pytest.raises(StorageFull):
+            await engine.append("/a", b"two")
+        assert (await engine.read("/a")).body == b"one"
+        await engine.delete("/a")
+        assert engine.streams() == []
+        assert engine.usage.total_bytes == 0
+        other.unlink()
+        await engine.create("/a", data=b"two")
+    assert check(small_disk / "data") == []
+
+
+async def test_what_waits_behind_a_refused_batch_is_told(small_disk: Path) -> None:
+    """Deletes are refused as well when not even they have room, and nobody waits for ever."""
+    async with Engine(SqliteStore(small_disk / "data")) as engine:
+        await engine.create("/a", data=b"one")
+        other = occupy(small_disk, leave_bytes=MIB)
+        outcomes = await asyncio.gather(engine.append("/a", b"two"), engine.delete("/a"), return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [StorageFull, StorageFull]
+        other.unlink()
+        assert (await engine.read("/a")).body == b"one"
+        await engine.delete("/a")
+    assert check(small_disk / "data") == []
+
+
+async def test_writes_go_on_only_when_a_good_deal_more_is_free(small_disk: Path) -> None:
+    """What frees the disk byte by byte does not make the server take one write and refuse the next."""
+    data = SqliteStore(small_disk / "data", reserve_bytes=20 * MIB)
+    async with Engine(data) as engine:
+        await engine.create("/a", data=b"one")
+        other = occupy(small_disk, leave_bytes=19 * MIB)
+        with pytest.raises(StorageFull):
+            await engine.append("/a", b"two")
+        assert data.full
+        for leave_bytes, refused in ((21 * MIB, True), (24 * MIB, True), (26 * MIB, False), (21 * MIB, False)):
+            other.unlink()
+            other = occupy(small_disk, leave_bytes=leave_bytes)
+            outcome = (await asyncio.gather(engine.append("/a", b"x"), return_exceptions=True))[0]
+            assert isinstance(outcome, StorageFull) == data.full == refused, leave_bytes
+    assert check(small_disk / "data") == []
+
+
 async def test_a_body_for_which_there_is_no_room_is_refused_before_anything_is_tried(small_disk: Path) -> None:
     """There is more room than the reserve, but not enough for this: it must not cost the store its writes."""
     data = SqliteStore(small_disk / "data")

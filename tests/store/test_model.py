@@ -11,11 +11,10 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import Coroutine, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
-from unittest.mock import patch
 
 import pytest
 from hypothesis import HealthCheck, note, settings
@@ -24,7 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tests.store.conftest import room
 from tests.store.looking import contents
-from tests.store.sizes import LARGE_BYTES, OVERLAY_BYTES_MAX, miniature
+from tests.store.sizes import LARGE_BYTES, OVERLAY_BYTES_MAX, full_disk, miniature
 from unbroken.protocol.commands import Append, Command, Create, Delete, ForkRequest, Reclaim, Release
 from unbroken.protocol.content import DEFAULT_CONTENT_TYPE, SEPARATOR, Content
 from unbroken.protocol.lifetime import Instant, Lifetime
@@ -32,7 +31,7 @@ from unbroken.protocol.producers import ProducerStamp
 from unbroken.protocol.stream import StreamState
 from unbroken.store.base import Transaction
 from unbroken.store.memory import MemoryStore
-from unbroken.store.sqlite import SqliteStore, store
+from unbroken.store.sqlite import SqliteStore
 from unbroken.store.sqlite.check import check
 from unbroken.testing.faults import FaultyDisk
 from unbroken.testing.store_bench import NOW, settle, write
@@ -208,7 +207,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert check(before.directory) == []
         if crash:
             shutil.rmtree(before.directory)
-        with patch.object(store, "RESERVE_BYTES", 2**62 if full else store.RESERVE_BYTES):
+        with full_disk() if full else nullcontext():
             self.start(directory if crash else before.directory)
 
     # --- what must hold --------------------------------------------------------------------------------------------

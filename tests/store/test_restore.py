@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.store.conftest import room
-from tests.store.sizes import LARGE_BYTES, OVERLAY_BYTES_MAX, miniature
+from tests.store.sizes import LARGE_BYTES, OVERLAY_BYTES_MAX, full_disk, miniature
 from tests.store.workload import look, workload
 from unbroken.engine.engine import Engine
 from unbroken.errors import InvalidOffset, OffsetGone, ProducerGap, StoreError, StreamExists, UnbrokenError
@@ -545,15 +545,13 @@ async def test_a_clock_that_was_set_back(tmp_path: Path) -> None:
     assert len(numbers) == 4
 
 
-async def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_disk(tmp_path: Path) -> None:
     store = await opened(tmp_path / "data")
     await done(store, create("/a", b"unfolded"))
     backup(tmp_path / "data", tmp_path / "saved.db")
     await store.close()
-    with monkeypatch.context() as full:
-        full.setattr("unbroken.store.sqlite.store.RESERVE_BYTES", 2**62)
-        with pytest.raises(StoreError, match="disk is almost full; nothing was restored"):
-            await restore(tmp_path / "saved.db", tmp_path / "new")
+    with full_disk(), pytest.raises(StoreError, match="disk is almost full; nothing was restored"):
+        await restore(tmp_path / "saved.db", tmp_path / "new")
     await (await restored(tmp_path / "saved.db", tmp_path / "new")).close()
 
 

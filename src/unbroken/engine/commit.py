@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from unbroken.engine.clock import Clock
 from unbroken.engine.expiry import Expiry
 from unbroken.engine.upload import Queued, Tell, Upload, is_large
+from unbroken.engine.usage import Usage
 from unbroken.errors import Draining, OutcomeUnknown, Overloaded, StorageFull, StoreError, Unavailable, UnbrokenError
 from unbroken.protocol.commands import Append, Appended, Command, Create, Outcome, Release
 from unbroken.protocol.lifetime import Instant
@@ -45,13 +46,22 @@ class Committer:
         clock: decides "now".
         expiry: tells which streams' lifetimes are over.
         publish: called with the changes of a batch once they are durable.
+        usage: knows what would be too much.
     """
 
-    def __init__(self, store: Store, clock: Clock, expiry: Expiry, publish: Callable[[list[Change]], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        expiry: Expiry,
+        publish: Callable[[list[Change]], None],
+        usage: Usage,
+    ) -> None:
         self._store = store
         self._clock = clock
         self._expiry = expiry
         self._publish = publish
+        self._usage = usage
         self._queue: deque[Queued] = deque()
         self._upload: Upload | None = None
         self._abandoned: list[int] = []
@@ -86,6 +96,8 @@ class Committer:
             raise self._store.failure
         if self._closing:
             raise Draining
+        if self._store.full and isinstance(command, Append | Create):
+            raise StorageFull("the disk is almost full; nothing was written")
         held = 0 if self._upload is None else len(self._upload.held)
         if len(self._queue) + held >= QUEUE_MAX:
             raise Overloaded("too many writes are waiting")
@@ -152,6 +164,7 @@ class Committer:
         changes: list[Change] = []
         outcomes: list[Outcome] = []
         upload = self._upload
+        self._usage.mark()
         try:
             if self._store.failure is not None:
                 raise self._store.failure
@@ -164,6 +177,7 @@ class Committer:
                     batch.append(upload.queued)
                 outcomes.extend(self._carry_out(queued, transaction, now, changes) for queued in batch)
         except Exception as error:
+            self._usage.roll_back()
             self._fail(batch, upload, error)
             return
         if upload is not None and upload is not self._upload and not isinstance(outcomes[-1], Appended):
@@ -180,8 +194,9 @@ class Committer:
         if not decision.records:
             self._renew_unchanged(queued.command, decision.outcome, transaction)
         for record in decision.records:
-            path = _path_of(queued.command, record)
-            changes.append(transaction.write(path, record))
+            change = transaction.write(_path_of(queued.command, record), record)
+            self._usage.count(change)
+            changes.append(change)
         return decision.outcome
 
     def _renew_unchanged(self, command: Command, outcome: Outcome, transaction: Transaction) -> None:
@@ -198,17 +213,32 @@ class Committer:
                 _log.exception("a writer could not be told")
 
     def _fail(self, batch: list[Queued], upload: Upload | None, error: Exception) -> None:
+        no_room = isinstance(error, StorageFull) and self._store.failure is None
         if upload is not None:
             self._abandoned.append(upload.number)
         if upload is not None and upload is self._upload:
             self._let_go(upload)
-            if isinstance(error, StorageFull) and self._store.failure is None:
+            if no_room:
                 # Nothing was written, and without the large body there may be room for the others.
                 self._queue.extendleft(reversed(batch))
                 batch = []
             batch.append(upload.queued)
+        elif no_room:
+            batch = self._put_back_deletes(batch)
         failure = error if isinstance(error, UnbrokenError) else OutcomeUnknown(f"the commit failed: {error}")
         self._answer(batch, itertools.repeat(failure))
+
+    def _put_back_deletes(self, batch: list[Queued]) -> list[Queued]:
+        """Without those that bring something there may be room for those that free some.
+
+        Returns:
+            What failed for good.
+        """
+        bringing = [queued for queued in batch if isinstance(queued.command, Append | Create)]
+        if not bringing:
+            return batch
+        self._queue.extendleft(queued for queued in reversed(batch) if not isinstance(queued.command, Append | Create))
+        return bringing
 
     def _go_on(self, upload: Upload, transaction: Transaction, now: Instant) -> bool:
         """Write the next piece of a large append.
@@ -244,6 +274,12 @@ class Committer:
         self._upload = None
 
     def _decide(self, command: Command, transaction: Transaction, now: Instant) -> Decision:
+        """What the rules say, and the limits."""
+        decision = self._judge(command, transaction, now)
+        too_much = self._usage.refusal(decision.records)
+        return decision if too_much is None else Decision(too_much)
+
+    def _judge(self, command: Command, transaction: Transaction, now: Instant) -> Decision:
         target = self._expiry.view(transaction.state(command.path), now)
         if isinstance(command, Append):
             stamp, state = command.producer, target.state

@@ -17,15 +17,17 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from unbroken.engine.clock import Clock, SystemClock
 from unbroken.engine.commit import Committer, NotDecided
 from unbroken.engine.expiry import Expiry
-from unbroken.engine.follow import Waiters, resolve
+from unbroken.engine.follow import Waiters
+from unbroken.engine.follower import Follower
 from unbroken.engine.pages import Page, count_messages, read_page
 from unbroken.engine.upload import Tell
-from unbroken.errors import InvalidOffset, OffsetGone, StoreError, Unavailable, UnbrokenError
+from unbroken.engine.usage import UNLIMITED, Quota, Usage
+from unbroken.errors import InvalidOffset, StoreError, Unavailable, UnbrokenError
 from unbroken.protocol.commands import (
     Append,
     Appended,
@@ -75,9 +77,17 @@ class Engine:
         store: where the streams are; owned by the engine from `start` to `stop`.
         clock: tells the time.
         page_bytes: greatest size of a page, in bytes, at least 16.
+        quota: what the store may hold at most.
     """
 
-    def __init__(self, store: Store, *, clock: Clock | None = None, page_bytes: int = PAGE_BYTES_DEFAULT) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        clock: Clock | None = None,
+        page_bytes: int = PAGE_BYTES_DEFAULT,
+        quota: Quota = UNLIMITED,
+    ) -> None:
         if page_bytes < 16:
             raise ValueError("page_bytes must be at least 16")
         self.store = store
@@ -85,14 +95,16 @@ class Engine:
         self.page_bytes = page_bytes
         self.waiters = Waiters()
         self.draining = False
-        self._sweeper: asyncio.Task[None] | None = None
+        self._quota = quota
+        self._background: list[asyncio.Future[Any]] = []
         self._framing = asyncio.Semaphore(1)
         self._begin()
 
     def _begin(self) -> None:
         self.draining = False
         self._expiry = Expiry(self.store, self.clock)
-        self._committer = Committer(self.store, self.clock, self._expiry, self._publish)
+        self.usage = Usage(self._quota)
+        self._committer = Committer(self.store, self.clock, self._expiry, self._publish, self.usage)
 
     async def start(self) -> None:
         """Open the store and begin to serve. A stopped engine can be started again.
@@ -102,8 +114,11 @@ class Engine:
         """
         await self.store.open()
         self._begin()
+        measuring = self.store.totals()
+        self.usage.begin_with(measuring)
         self._committer.start()
-        self._sweeper = asyncio.get_running_loop().create_task(self._sweep(), name="unbroken-sweeper")
+        sweeping = asyncio.get_running_loop().create_task(self._sweep(), name="unbroken-sweeper")
+        self._background = [measuring, sweeping]
 
     def drain(self) -> None:
         """End live reads; go on with everything else until `stop`."""
@@ -113,10 +128,9 @@ class Engine:
     async def stop(self) -> None:
         """End live reads, finish the writes that were accepted, and close the store."""
         self.drain()
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._sweeper
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
         await self._committer.stop()
         await self.store.close()
 
@@ -509,75 +523,6 @@ _FOREVER_S = 3600.0
 
 def _forget(outcome: Outcome) -> None:
     """Nobody waits for this one; that it failed is in the store's `failure`."""
-
-
-class Follower:
-    """A live read: where one reader of a stream stands. Use it as a context manager.
-
-    While it is open, a sliding lifetime does not end.
-    """
-
-    def __init__(self, engine: Engine, state: StreamState, position: int, expiry: Expiry) -> None:
-        self.state = state
-        self.position = position
-        self._engine = engine
-        self._expiry = expiry
-        self._begun = False
-        self._stopped = False
-        self._woken: asyncio.Future[None] | None = None
-
-    def __enter__(self) -> Self:
-        self._expiry.reader_came(self.state)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._expiry.reader_left(self.state)
-
-    @property
-    def ended(self) -> bool:
-        """Whether waiting is over for good, because the server drains or `stop` was called."""
-        return self._stopped or self._engine.draining
-
-    def stop(self) -> None:
-        """End a wait under way, and all later ones at once: the reader has gone."""
-        self._stopped = True
-        if self._woken is not None:
-            resolve(self._woken)
-
-    async def next(self, timeout_s: float) -> Page | None:
-        """The next page. The first call returns at once; later ones wait for data or closure.
-
-        Args:
-            timeout_s: how long to wait at most, in seconds.
-
-        Returns:
-            The page, which is empty only at first and at closure; None if the time ran out or waiting is over.
-
-        Raises:
-            StreamNotFound, StreamGone, OffsetGone: the stream was deleted meanwhile, or another one took its path.
-        """
-        loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + timeout_s
-        while True:
-            page = await self._pull()
-            if page.data or page.closed or not self._begun:
-                self._begun = True
-                self.position = page.end
-                return page
-            left_s = deadline_s - loop.time()
-            if self.ended or left_s <= 0:
-                return None
-            self._woken = loop.create_future()
-            await self._engine.waiters.wait(self.state.number, self._woken, left_s)
-
-    async def _pull(self) -> Page:
-        state = self._engine.lookup(self.state.path).live()
-        if state.number != self.state.number:
-            raise OffsetGone("the stream was deleted, and another one took its path")
-        self.state = state
-        return await self._engine.page(state, self.position)
 
 
 def _position(state: StreamState, offset: Offset | Anchor | str) -> int:

@@ -127,6 +127,12 @@ class StreamState(msgspec.Struct, frozen=True, gc=False):
         return self.lineage[-1][1] if self.lineage else 0
 
     @property
+    def own_bytes(self) -> int:
+        """How many bytes go when it is deleted: all but those of others, which its former lives are not."""
+        others = (end for number, end in reversed(self.lineage) if number not in self.former)
+        return self.tail - next(others, 0)
+
+    @property
     def tail_offset(self) -> Offset:
         """The offset after the last byte."""
         return Offset(self.number, self.tail)

@@ -5,21 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 from unbroken.engine.engine import Engine
+from unbroken.engine.usage import Quota
 from unbroken.server.access import Authorize
 from unbroken.server.asgi import AsgiApp
 from unbroken.server.guard import with_tokens_file
 from unbroken.server.settings import Settings, load_settings
+from unbroken.store.base import Store
 from unbroken.store.memory import MemoryStore
 from unbroken.store.sqlite import SqliteStore
 
-__all__ = ["create_app", "create_engine"]
+__all__ = ["create_app", "create_engine", "quota_of"]
 
 
 def create_engine(settings: Settings) -> Engine:
     """An engine on the store that the settings name; not started yet."""
-    if settings.store == "memory":
-        return Engine(MemoryStore(), page_bytes=settings.page_size)
-    return Engine(SqliteStore(settings.data_dir, litestream=settings.litestream), page_bytes=settings.page_size)
+    store: Store = MemoryStore()
+    if settings.store == "sqlite":
+        store = SqliteStore(settings.data_dir, litestream=settings.litestream, reserve_bytes=settings.disk_reserve)
+    return Engine(store, page_bytes=settings.page_size, quota=quota_of(settings))
+
+
+def quota_of(settings: Settings) -> Quota:
+    """What the store may hold at most."""
+    return Quota(settings.max_stream_size, settings.max_streams, settings.max_total_size)
 
 
 def create_app(

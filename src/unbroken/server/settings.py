@@ -39,6 +39,10 @@ class Settings:
         litestream: leave the checkpoints of the sqlite store to Litestream, which must be running.
         page_size: greatest size of a read's answer, in bytes.
         max_body: greatest request body, in bytes.
+        max_stream_size: greatest size of one stream, in bytes; None for no limit, as with the next two.
+        max_streams: greatest number of streams.
+        max_total_size: greatest size of all streams together, in bytes.
+        disk_reserve: bytes of the disk that are left free: nothing but deletes is taken once no more are.
         long_poll_timeout: seconds until a long-poll without news is answered.
         sse_lifetime: seconds until an SSE response is ended, so that shared caches can collapse readers.
         sse_heartbeat: seconds of silence until an SSE comment keeps the connection alive.
@@ -62,6 +66,10 @@ class Settings:
     litestream: bool = False
     page_size: int = 1024 * 1024
     max_body: int = 64 * 1024 * 1024
+    max_stream_size: int | None = 1024**4
+    max_streams: int | None = 10_000_000
+    max_total_size: int | None = None
+    disk_reserve: int = 128 * 1024 * 1024
     long_poll_timeout: float = 30.0
     sse_lifetime: float = 60.0
     sse_heartbeat: float = 15.0
@@ -77,8 +85,9 @@ class Settings:
     log_format: LogFormat = "text"
 
 
-_SIZE = re.compile(r"([0-9]{1,15})\s*(|B|KiB|MiB|GiB|KB|MB|GB)", re.IGNORECASE)
-_UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+_SIZE = re.compile(r"([0-9]{1,15})\s*(|B|[KMGT]i?B)", re.IGNORECASE)
+_UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+_UNITS |= {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 
 
 def _size(low: int, high: int) -> Any:
@@ -91,6 +100,29 @@ def _size(low: int, high: int) -> Any:
     return parse
 
 
+def _number(low: int, high: int) -> Any:
+    def parse(value: object) -> int:
+        if not re.fullmatch(r"[0-9]{1,15}", str(value)) or not low <= int(str(value)) <= high:
+            raise ValueError(f"must be a whole number from {low} to {high}")
+        return int(str(value))
+
+    return parse
+
+
+def _or_none(parse: Any) -> Any:
+    """The setting may be ``none``: no limit."""
+
+    def parse_or_none(value: object) -> Any:
+        if value is None or str(value).strip().lower() == "none":
+            return None
+        try:
+            return parse(value)
+        except ValueError as error:
+            raise ValueError(f"{error}, or none") from None
+
+    return parse_or_none
+
+
 def _seconds(value: object) -> float:
     try:
         seconds = float(str(value))
@@ -99,12 +131,6 @@ def _seconds(value: object) -> float:
     if not 0.01 <= seconds <= 86_400:
         raise ValueError("must be a number of seconds from 0.01 to 86400")
     return seconds
-
-
-def _port(value: object) -> int:
-    if not re.fullmatch(r"[0-9]{1,5}", str(value)) or int(str(value)) > 65_535:
-        raise ValueError("must be a port number from 0 to 65535")
-    return int(str(value))
 
 
 def _choice(*allowed: str) -> Any:
@@ -173,12 +199,16 @@ def _url(value: object) -> str:
 
 _PARSERS: Mapping[str, Any] = {
     "host": _text,
-    "port": _port,
+    "port": _number(0, 65_535),
     "data_dir": lambda value: Path(_text(str(value))),
     "store": _choice(*get_args(StoreKind)),
     "litestream": _switch,
     "page_size": _size(16, 64 * 2**20),
     "max_body": _size(1, 2**30),
+    "max_stream_size": _or_none(_size(1, 10**15)),
+    "max_streams": _or_none(_number(0, 10**12)),
+    "max_total_size": _or_none(_size(0, 10**15)),
+    "disk_reserve": _size(16 * 2**20, 2**50),
     "long_poll_timeout": _seconds,
     "sse_lifetime": _seconds,
     "sse_heartbeat": _seconds,

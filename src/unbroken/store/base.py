@@ -6,6 +6,7 @@ from one event loop. Its contract is a test suite, `unbroken.testing.store_suite
 
 from __future__ import annotations
 
+from asyncio import Future
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Literal, NamedTuple, Protocol
@@ -14,7 +15,7 @@ from unbroken.errors import UnbrokenError
 from unbroken.protocol.producers import Producer
 from unbroken.protocol.stream import Record, StreamState
 
-__all__ = ["Change", "Due", "DueKind", "Hold", "Store", "Transaction"]
+__all__ = ["Change", "Due", "DueKind", "Hold", "Store", "Totals", "Transaction"]
 
 
 DueKind = Literal["ttl_s", "expires_at_ms"]
@@ -34,6 +35,18 @@ class Hold(NamedTuple):
     fork: int
     source_number: int
     source_path: str
+
+
+class Totals(NamedTuple):
+    """How much there is.
+
+    Args:
+        streams: how many, those included that are kept for their forks alone.
+        total_bytes: their bytes, what forks share counted once.
+    """
+
+    streams: int
+    total_bytes: int
 
 
 class Change(NamedTuple):
@@ -104,6 +117,11 @@ class Store(Protocol):
         """Whether housekeeping is behind, so that large bodies had better wait."""
         ...
 
+    @property
+    def full(self) -> bool:
+        """Whether there is no room but for what frees some: deletes go on."""
+        ...
+
     async def open(self) -> None:
         """Make ready: recover, so that what is readable is durable.
 
@@ -127,6 +145,13 @@ class Store(Protocol):
             prefix: compared character by character.
             after: the path to continue from, exclusive; empty to begin.
             limit: how many at most.
+        """
+        ...
+
+    def totals(self) -> Future[Totals]:
+        """How much there is at the moment of the call. No transaction may be under way at that moment; later ones may.
+
+        May take a second where there are millions of streams; holds nobody up, and may be cancelled.
         """
         ...
 

@@ -5,6 +5,7 @@ Everything is a dict, and a transaction is a list of changes made at its end. No
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import secrets
 from collections.abc import AsyncIterator, Sequence
@@ -13,7 +14,7 @@ from contextlib import asynccontextmanager
 from unbroken.errors import UnbrokenError
 from unbroken.protocol.producers import Producer
 from unbroken.protocol.stream import Addition, Creation, Deletion, Reference, StreamState
-from unbroken.store.base import Change, Due, DueKind, Hold
+from unbroken.store.base import Change, Due, DueKind, Hold, Totals
 from unbroken.store.runs import Runs, append_run, end_of_runs_before
 from unbroken.store.staged import StagedTransaction
 
@@ -40,6 +41,10 @@ class MemoryStore:
     def behind(self) -> bool:
         return False
 
+    @property
+    def full(self) -> bool:
+        return False
+
     async def open(self) -> None:
         pass
 
@@ -52,6 +57,11 @@ class MemoryStore:
     def states(self, prefix: str, after: str, limit: int) -> Sequence[StreamState]:
         paths = (path for path in self._states if path > after and path.startswith(prefix))
         return [self._states[path] for path in heapq.nsmallest(limit, paths)]
+
+    def totals(self) -> asyncio.Future[Totals]:
+        at_hand: asyncio.Future[Totals] = asyncio.get_running_loop().create_future()
+        at_hand.set_result(Totals(len(self._states), sum(state.own_bytes for state in self._states.values())))
+        return at_hand
 
     @asynccontextmanager
     async def transaction(self, paths: Sequence[str]) -> AsyncIterator[StagedTransaction]:

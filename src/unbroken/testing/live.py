@@ -24,6 +24,7 @@ from unbroken.engine.engine import Engine
 from unbroken.server.access import Authorize
 from unbroken.server.asgi import AsgiApp
 from unbroken.server.connection import Connection
+from unbroken.server.factory import quota_of
 from unbroken.server.settings import Settings
 from unbroken.store.base import Store
 from unbroken.store.memory import MemoryStore
@@ -149,7 +150,12 @@ async def live_server(
         grace_s: see `serve_asgi`.
     """
     settings = settings or Settings()
-    engine = Engine(MemoryStore() if store is None else store, clock=clock, page_bytes=settings.page_size)
+    engine = Engine(
+        MemoryStore() if store is None else store,
+        clock=clock,
+        page_bytes=settings.page_size,
+        quota=quota_of(settings),
+    )
     app = AsgiApp(engine, settings, authorize=authorize, watch_signals=False)
     async with serve_asgi(app, grace_s=grace_s) as address:
         try:

@@ -426,6 +426,35 @@ class _Tests(StoreHooks):
                 assert await bench.data("/a") == b"beforeafter"
             await bench.done(append("/b", b"x"))
 
+    # --- how much there is --------------------------------------------------------------------------------------------
+
+    async def test_totals_count_each_byte_once(self, bench: Bench) -> None:
+        """What forks share is counted for its owner alone, and stays as long as they need it."""
+        async with bench:
+            assert await bench.store.totals() == (0, 0)
+            await bench.done(create("/a", b"12345"), create("/b", b"1"))
+            await bench.done(append("/a", b"67890"))
+            assert await bench.store.totals() == (2, 11)
+            await bench.done(fork("/fork", bench.state("/a"), 5, data=b"abc"))
+            await bench.done(append("/fork", b"d"))
+            await bench.done(create("/large", bytes(self.large_bytes)))
+            assert await bench.store.totals() == (4, 15 + self.large_bytes)
+            await bench.done(Delete("/large"), Delete("/b"))
+            assert await bench.store.totals() == (2, 14)
+            await bench.done(Delete("/a"))
+            assert await bench.store.totals() == (2, 14), "the fork needs it"
+            number = bench.state("/fork").number
+            await bench.done(Delete("/fork"))
+            await bench.done(Release("/a", bench.state("/a").number, number))
+            assert await bench.store.totals() == (0, 0)
+
+    async def test_totals_are_of_the_moment_of_the_call(self, bench: Bench) -> None:
+        async with bench:
+            await bench.done(create("/a", b"12345"))
+            totals = bench.store.totals()
+            await execute(bench.store, append("/a", b"67890"), create("/b", b"1"))
+            assert await totals == (1, 5)
+
     # --- from one life to the next -----------------------------------------------------------------------------------
 
     async def test_a_store_keeps_its_identity(self, bench: Bench) -> None:

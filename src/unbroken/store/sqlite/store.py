@@ -20,6 +20,7 @@ import itertools
 import logging
 import os
 import time
+from asyncio import Future
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,8 +32,8 @@ import msgspec
 
 from unbroken.errors import OutcomeUnknown, StorageFull, StoreError, StoreReadOnly, Unavailable, UnbrokenError
 from unbroken.protocol.producers import Producer
-from unbroken.protocol.stream import Addition, Creation, Deletion, Record, StreamState
-from unbroken.store.base import Change, Due, DueKind, Hold
+from unbroken.protocol.stream import Addition, Creation, Deletion, Record, Reference, StreamState
+from unbroken.store.base import Change, Due, DueKind, Hold, Totals
 from unbroken.store.sqlite.checkpoint import Checkpointer
 from unbroken.store.sqlite.folding import choose, empty_trash, fold, return_space, trim_journal
 from unbroken.store.sqlite.litestream import LeftToLitestream, make_durable
@@ -49,7 +50,9 @@ from unbroken.store.sqlite.schema import (
     open_writer,
     refuse_unfinished,
 )
+from unbroken.store.sqlite.space import RESERVE_BYTES, DiskSpace
 from unbroken.store.sqlite.staging import Staging
+from unbroken.store.sqlite.totals import count
 from unbroken.store.sqlite.worker import Worker
 from unbroken.store.staged import Piece, StagedTransaction
 
@@ -60,7 +63,6 @@ _log = logging.getLogger("unbroken.store")
 OVERLAY_BYTES_MAX = 128 * 1024 * 1024
 OVERLAY_STREAMS_MAX = 50_000
 LARGE_BYTES = 256 * 1024
-RESERVE_BYTES = 16 * 1024 * 1024
 
 _FOLD_BYTES_PER_COMMIT = 1024 * 1024
 _FOLD_STREAMS_PER_COMMIT = 64
@@ -79,6 +81,7 @@ class SqliteStore:
         overlay_bytes_max: unfolded bytes kept in memory before folding sets in.
         vfs: name of a registered SQLite VFS to go through, for fault injection.
         litestream: leave checkpoints to Litestream.
+        reserve_bytes: of the disk, to be left free: nothing but deletes is taken once no more is.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class SqliteStore:
         overlay_bytes_max: int = OVERLAY_BYTES_MAX,
         vfs: str | None = None,
         litestream: bool = False,
+        reserve_bytes: int = RESERVE_BYTES,
     ) -> None:
         self.directory = Path(directory)
         self.identity = ""
@@ -95,6 +99,7 @@ class SqliteStore:
         self._litestream = litestream
         self._overlay_bytes_max = overlay_bytes_max
         self._lock = DirectoryLock(self.directory)
+        self._space = DiskSpace(self.directory, reserve_bytes)
         self._forget()
 
     def _forget(self) -> None:
@@ -186,6 +191,10 @@ class SqliteStore:
         return self._checkpointer.behind
 
     @property
+    def full(self) -> bool:
+        return self._space.full(self._checkpointer.left_bytes)
+
+    @property
     def last_number(self) -> int:
         return self._last_number
 
@@ -261,6 +270,9 @@ class SqliteStore:
             self._states.popitem(last=False)
         self._states[path] = state
 
+    def totals(self) -> Future[Totals]:
+        return count(lambda: open_reader(self.directory, vfs=self._vfs), self._overlay, self._resources)
+
     # --- writing -----------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
@@ -277,7 +289,7 @@ class SqliteStore:
 
     async def _stage(self, pieces: list[Piece]) -> None:
         """Write pieces of large bodies, and nothing else: the journal has no row of it."""
-        self._check_space(sum(len(piece.data) for piece in pieces))
+        self._space.check(sum(len(piece.data) for piece in pieces), self._checkpointer.left_bytes, frees=False)
         with self._writing():
             self._begin()
             folded = self._write_pieces(pieces)
@@ -290,7 +302,8 @@ class SqliteStore:
         sizes = [_size_of(change.record) for change in changes]
         direct = _with_large_body(changes) if max(sizes) >= LARGE_BYTES else set()
         written_ahead = self._staging.has(changes)
-        self._check_space(sum(len(piece.data) for piece in pieces) + (0 if written_ahead else sum(sizes)))
+        new_bytes = sum(len(piece.data) for piece in pieces) + (0 if written_ahead else sum(sizes))
+        self._space.check(new_bytes, self._checkpointer.left_bytes, frees=not pieces and _frees(changes))
         journal_id = self._journal_id + 1
         with self._writing():
             self._begin()
@@ -423,7 +436,7 @@ class SqliteStore:
         )
         todo = chosen or self._trash or self._untrimmed or self._staging.has_discarded
         # This is what the reserve is for: it frees space, in small steps.
-        if not todo or self._free_bytes() < RESERVE_BYTES // 4:
+        if not todo or not self._space.allows_housekeeping:
             self._checkpointer.start_if_needed()
             return False
         with self._writing():
@@ -470,19 +483,6 @@ class SqliteStore:
 
     # --- errors ------------------------------------------------------------------------------------------------------
 
-    def _check_space(self, size_bytes: int) -> None:
-        """Refuse while nothing has been tried yet: that way a full disk needs no restart once there is room again.
-
-        New bytes need room in the log and, until that starts over, in the database too; what came before them and is
-        still to be copied needs it as well.
-        """
-        if self._free_bytes() < RESERVE_BYTES + 2 * size_bytes + self._checkpointer.left_bytes:
-            raise StorageFull("the disk is almost full; nothing was written")
-
-    def _free_bytes(self) -> int:
-        disk = os.statvfs(self.directory)
-        return disk.f_bavail * disk.f_frsize
-
     def _writing(self) -> _FailOn:
         return _FailOn(self, writing=True)
 
@@ -522,6 +522,11 @@ def _due_by_kind(overlay: Overlay) -> dict[DueKind, list[Due]]:
 
 def _size_of(record: Record) -> int:
     return len(record.data) if isinstance(record, Addition | Creation) else 0
+
+
+def _frees(changes: list[Change]) -> bool:
+    """Whether all that is to be written brings no bytes and no streams, and makes some go."""
+    return all(isinstance(change.record, Deletion | Reference) for change in changes)
 
 
 def _with_large_body(changes: list[Change]) -> set[int]:

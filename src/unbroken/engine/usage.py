@@ -1,0 +1,117 @@
+"""How much the store holds, and what would be too much.
+
+Two integers, counted with every record as it is decided, so that a limit is exact and costs no look-up. What was there
+at the start is measured in the background, since that takes a second for millions of streams; limits on the totals
+hold from then on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from unbroken.errors import StreamFull, TooManyStreams, TotalSizeExceeded, UnbrokenError
+from unbroken.protocol.stream import Addition, Creation, Deletion, Record
+from unbroken.store.base import Change, Totals
+
+_log = logging.getLogger("unbroken.engine")
+
+__all__ = ["UNLIMITED", "Quota", "Usage"]
+
+
+class Quota(NamedTuple):
+    """What a store may hold at most; None is no limit.
+
+    Args:
+        stream_bytes: bytes of one stream, inherited ones included.
+        streams: how many streams.
+        total_bytes: bytes of all streams, each counted once.
+    """
+
+    stream_bytes: int | None = None
+    streams: int | None = None
+    total_bytes: int | None = None
+
+
+UNLIMITED = Quota()
+
+
+class Usage:
+    """Counts what the store holds.
+
+    Args:
+        quota: the limits.
+
+    Attributes:
+        streams: how many there are, those included that are kept for their forks alone; since the start until
+            `measured`.
+        total_bytes: their own bytes together, since the start until `measured`.
+        measured: whether what was there at the start is counted.
+    """
+
+    def __init__(self, quota: Quota = UNLIMITED) -> None:
+        self.quota = quota
+        self.streams = 0
+        self.total_bytes = 0
+        self.measured = False
+        self._marked = (0, 0)
+
+    def begin_with(self, measuring: asyncio.Future[Totals]) -> None:
+        """Count what was there at the start, once it is known; to be cancelled if that is not to be any more."""
+        measuring.add_done_callback(self._add)
+
+    def _add(self, measuring: asyncio.Future[Totals]) -> None:
+        if measuring.cancelled():
+            return
+        if (error := measuring.exception()) is not None:
+            _log.error("what the store holds could not be counted, so limits on that are not kept: %s", error)
+            return
+        totals = measuring.result()
+        self.streams += totals.streams
+        self.total_bytes += totals.total_bytes
+        self._marked = (self._marked[0] + totals.streams, self._marked[1] + totals.total_bytes)
+        self.measured = True
+
+    def refusal(self, records: Iterable[Record]) -> UnbrokenError | None:
+        """Why what was decided may not be: it would be too much."""
+        quota = self.quota
+        streams = size_bytes = 0
+        for record in records:
+            if isinstance(record, Addition | Creation):
+                added_bytes = len(record.data)
+                size_bytes += added_bytes
+                end = record.position + added_bytes
+                if quota.stream_bytes is not None and added_bytes and end > quota.stream_bytes:
+                    return StreamFull(limit_bytes=quota.stream_bytes)
+                streams += isinstance(record, Creation)
+            elif isinstance(record, Deletion) and not record.keep:
+                streams -= 1
+        if not self.measured:
+            return None
+        if quota.streams is not None and streams > 0 and self.streams + streams > quota.streams:
+            return TooManyStreams(limit=quota.streams)
+        if quota.total_bytes is not None and size_bytes and self.total_bytes + size_bytes > quota.total_bytes:
+            return TotalSizeExceeded(limit_bytes=quota.total_bytes)
+        return None
+
+    def mark(self) -> None:
+        """A transaction begins."""
+        self._marked = (self.streams, self.total_bytes)
+
+    def roll_back(self) -> None:
+        """It failed: nothing of it counts."""
+        self.streams, self.total_bytes = self._marked
+
+    def count(self, change: Change) -> None:
+        """Something changes with the transaction under way."""
+        record = change.record
+        if isinstance(record, Addition):
+            self.total_bytes += len(record.data)
+        elif isinstance(record, Creation):
+            self.streams += 1
+            self.total_bytes += len(record.data)
+        elif isinstance(record, Deletion) and change.after is None and (before := change.before) is not None:
+            self.streams -= 1
+            self.total_bytes -= before.own_bytes
