@@ -31,7 +31,16 @@ it stood at.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from unbroken.errors.base import FailedRequest, UnbrokenError
+from unbroken.errors.client import (
+    ConnectionLost,
+    InvalidMessage,
+    NoAnswer,
+    NotConnected,
+    OffsetLoop,
+    ProtocolViolation,
+    TimedOut,
+)
 
 __all__ = [
     "AccessNotConfigured",
@@ -91,53 +100,6 @@ __all__ = [
     "Unavailable",
     "UnbrokenError",
 ]
-
-
-class FailedRequest(NamedTuple):
-    """A request to a server that an error is about.
-
-    Args:
-        method: such as ``GET``.
-        url: where it went, without user name, password and query.
-        sent: whether the server may have got it. If not, it has certainly done nothing.
-        unsure: whether an earlier attempt to send the same may have been done.
-    """
-
-    method: str
-    url: str
-    sent: bool = True
-    unsure: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.method} {self.url}"
-
-
-class UnbrokenError(Exception):
-    """Base of every error this package raises on purpose.
-
-    Attributes:
-        code: stable, for programs.
-        status: the HTTP status that stands for it; of an error that a server answered, the status it answered with.
-        detail: for people.
-        request: in a client, the request that failed.
-        offset: in a client that reads, where it stood: everything before it was delivered.
-        retry_after_s: how many seconds to wait before asking again, if that can help.
-    """
-
-    code: str = "internal-error"
-    status: int = 500
-    title: str = "Internal error"
-    request: FailedRequest | None = None
-    offset: str | None = None
-    retry_after_s: float | None = None
-
-    def __init__(self, detail: str = "") -> None:
-        super().__init__(detail or self.title)
-        self.detail = detail or self.title
-
-    def headers(self) -> dict[str, str]:
-        """Response headers that carry this error's facts."""
-        return {}
 
 
 class InvalidRequest(UnbrokenError):
@@ -569,65 +531,3 @@ class StoreError(UnbrokenError):
 
     code = "store-error"
     title = "Store error"
-
-
-class ConnectionLost(UnbrokenError):
-    """The connection ended before the answer was there: whether the server has done it is not known."""
-
-    code = "connection-lost"
-    status = 502
-    title = "Connection lost"
-
-
-class NotConnected(ConnectionLost):
-    """No connection could be made: the server has done nothing."""
-
-    code = "not-connected"
-    title = "Not connected"
-
-
-class NoAnswer(ConnectionLost):
-    """The server, or the network, was silent for too long: whether the server has done it is not known."""
-
-    code = "no-answer"
-    title = "No answer"
-
-
-class ProtocolViolation(UnbrokenError):
-    """What answered is not a server of this protocol, or not a sound one."""
-
-    code = "protocol-violation"
-    status = 502
-    title = "Protocol violation"
-
-
-class OffsetLoop(ProtocolViolation):
-    """The server sends data but does not get on: its offset stays, or goes back."""
-
-    code = "offset-loop"
-    title = "Offset loop"
-
-
-class InvalidMessage(ProtocolViolation):
-    """A message is not of the type that was asked for.
-
-    Attributes:
-        data: the message.
-        position: where to go on after it.
-    """
-
-    code = "invalid-message"
-    title = "Invalid message"
-
-    def __init__(self, detail: str = "", *, data: bytes = b"", position: str = "") -> None:
-        super().__init__(detail)
-        self.data = data
-        self.position = position
-
-
-class TimedOut(UnbrokenError):
-    """It took longer than the caller allowed."""
-
-    code = "timed-out"
-    status = 504
-    title = "Timed out"
