@@ -19,8 +19,10 @@ from unbroken.errors import ConnectionLost, NotConnected, UnbrokenError
 __all__ = ["Retry", "did_nothing", "is_passing", "may_repeat", "parse_retry_after"]
 
 PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, 507})
-REFUSED_CODES = frozenset({"draining", "overloaded", "store-read-only", "unavailable"})
-"""Codes of a 503 that say that nothing was done. Without a code, nothing is known: a proxy may have answered."""
+REFUSED_CODES = frozenset({"draining", "overloaded", "store-read-only"})
+"""Codes of a 503 that say that nothing was done. Without a code nothing is known, since a proxy may have answered: the
+error's own code, ``unavailable``, says nothing either.
+"""
 
 _EXPONENT_MAX = 32
 
