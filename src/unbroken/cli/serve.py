@@ -37,6 +37,9 @@ _FLAGS = {
         "jwt_audience": "Name of this server, which tokens must have as aud; repeatable. (none)",
         "jwt_issuer": "Who may make tokens: their iss; repeatable. (anybody with a key)",
         "allowed_hosts": "Host name to answer to; repeatable. (those of this machine)",
+        "tls_cert": "PEM file with the certificate chain, for HTTPS. (none)",
+        "tls_key": "PEM file with the certificate's private key. (none)",
+        "trusted_proxies": "Address or network whose X-Forwarded-... is believed; repeatable. (this machine)",
     },
     "Limits": {
         "max_body": "Greatest request body. (64MiB)",
@@ -47,7 +50,7 @@ _FLAGS = {
     },
 }
 _SWITCHES = ("litestream", "insecure")
-_LISTS = ("cors_origin", "jwt_keys", "jwt_audience", "jwt_issuer", "allowed_hosts")
+_LISTS = ("cors_origin", "jwt_keys", "jwt_audience", "jwt_issuer", "allowed_hosts", "trusted_proxies")
 
 
 def _serve(config: Path | None, **flags: object) -> None:

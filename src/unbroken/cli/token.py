@@ -24,7 +24,7 @@ DataDir = Annotated[
     Path, typer.Option(envvar="UNBROKEN_DATA_DIR", help="Data directory of the server that is to accept them.")
 ]
 File = Annotated[
-    Path | None, typer.Option("--file", envvar="UNBROKEN_TOKENS_FILE", help="Where they are kept. [tokens.json there]")
+    Path | None, typer.Option("--file", envvar="UNBROKEN_TOKENS_FILE", help="Where they are kept. (tokens.json there)")
 ]
 Globs = list[str] | None
 DATA_DIR = Path("unbroken-data")
@@ -37,7 +37,7 @@ def create(
     create: Annotated[Globs, typer.Option(help="Streams it may create.")] = None,
     delete: Annotated[Globs, typer.Option(help="Streams it may delete.")] = None,
     admin: Annotated[Globs, typer.Option(help="Streams it may do everything to, list, and delete by prefix.")] = None,
-    expires: Annotated[str | None, typer.Option(help="When it ends: 12h, 90d. [never]")] = None,
+    expires: Annotated[str | None, typer.Option(help="When it ends: 12h, 90d. (never)")] = None,
     data_dir: DataDir = DATA_DIR,
     file: File = None,
 ) -> None:

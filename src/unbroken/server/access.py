@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from unbroken.tokens.signed import Verifier
     from unbroken.tokens.static import StaticToken, TokenFile
 
-__all__ = ["OPEN_PATHS", "Access", "AccessRequest", "Authorize", "Lease", "query_token"]
+__all__ = ["OPEN_PATHS", "Access", "AccessRequest", "Authorize", "Lease", "hide_token", "query_token"]
 
 _log = logging.getLogger("unbroken.server")
 
@@ -53,6 +53,7 @@ _LEASE_S_MAX = 86_400.0
 _HINT = "send a token as 'Authorization: Bearer <token>', or with a read as ?token=<token>"
 # RFC 6750 section 2.1. The scheme's name is compared without regard to case (RFC 9110 section 11.1).
 _BEARER = re.compile(rb"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)
+_IN_QUERY = re.compile(rb"((?:^|&)token=)[^&]*")
 _TOKEN = re.compile(r"[A-Za-z0-9._~-]+", re.ASCII)
 
 
@@ -91,6 +92,9 @@ class Access:
         verifier: checks them.
         tokens: the file with static tokens.
         remote: makes the sources of published keys; it is given what to call when they change.
+
+    Raises:
+        TokenFileError: the file with the tokens cannot be read.
     """
 
     def __init__(
@@ -119,6 +123,8 @@ class Access:
         # A shared cache keeps nothing of ours; a browser's own must not show one user's pages to the next.
         vary = b"Authorization" if authorize is None else b"Authorization, Cookie"
         self.headers: Headers = [(b"vary", vary)]
+        if tokens is not None:
+            self._load(tokens)
 
     @property
     def has_hook(self) -> bool:
@@ -126,15 +132,10 @@ class Access:
         return self._authorize is not None
 
     def start(self) -> None:
-        """Read the tokens, and begin to fetch keys. To be called in the event loop.
-
-        Raises:
-            TokenFileError: the file with the tokens is damaged.
-        """
+        """Begin to fetch keys, and to watch the file with the tokens. To be called in the event loop."""
         for source in self._remote:
             source.refresh()
         if self._file is not None:
-            self._load(self._file)
             self._poll(self._file)
 
     async def stop(self) -> None:
@@ -413,6 +414,11 @@ def query_token(query: bytes) -> str | None:
     if not _TOKEN.fullmatch(token):
         raise InvalidToken("the token in the query is malformed")
     return token
+
+
+def hide_token(query: bytes) -> bytes:
+    """A query as it may be logged."""
+    return _IN_QUERY.sub(rb"\1...", query)
 
 
 def _access_request(request: Request, path: str, action: Action) -> AccessRequest:

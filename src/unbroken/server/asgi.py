@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from unbroken.engine.engine import Engine
 from unbroken.errors import StoreError
-from unbroken.server.access import Authorize
+from unbroken.server.access import Authorize, hide_token
 from unbroken.server.app import App
 from unbroken.server.guard import create_access, host_policy
 from unbroken.server.http import ClientGone, Request, Response, join_fields
@@ -112,6 +112,9 @@ class AsgiApp:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = AsgiRequest(scope, receive)
+        if self._access is not None:
+            # Whoever logs requests below or above us does so from here, uvicorn for one.
+            scope["query_string"] = hide_token(request.query)
         try:
             await _send_response(request, await self.app.handle(request), send)
         except ClientGone:

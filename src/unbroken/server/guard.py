@@ -47,19 +47,17 @@ def _create_access(settings: Settings, clock: Clock, authorize: Authorize | None
     from unbroken.tokens.static import TokenFile, TokenFileError  # noqa: PLC0415
 
     urls = [source for source in settings.jwt_keys if "://" in source]
+    verifier = Verifier(settings.jwt_audience, settings.jwt_issuer) if settings.jwt_keys else None
     file = None if settings.tokens_file is None else TokenFile(settings.tokens_file)
-    try:
-        keys = tuple(key for source in settings.jwt_keys if source not in urls for key in load_keys(source))
-        if file is not None:
-            file.read()
-    except (KeyFault, TokenFileError) as error:
-        raise SettingsError(str(error)) from None
 
     def remote(on_change: Callable[[], None]) -> tuple[RemoteKeys, ...]:
         return tuple(RemoteKeys(url, on_change) for url in urls)
 
-    verifier = Verifier(settings.jwt_audience, settings.jwt_issuer) if settings.jwt_keys else None
-    return Access(clock, authorize=authorize, keys=keys, verifier=verifier, tokens=file, remote=remote)
+    try:
+        keys = tuple(key for source in settings.jwt_keys if source not in urls for key in load_keys(source))
+        return Access(clock, authorize=authorize, keys=keys, verifier=verifier, tokens=file, remote=remote)
+    except (KeyFault, TokenFileError) as error:
+        raise SettingsError(str(error)) from None
 
 
 def host_policy(settings: Settings, *, open_to_all: bool) -> HostPolicy | None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from unbroken.engine.engine import Engine, Follower
 from unbroken.engine.follow import FrameCache
@@ -26,6 +28,7 @@ from unbroken.server.sse import Batches
 __all__ = ["Reads"]
 
 _log = logging.getLogger("unbroken.server")
+_ACTIVE = re.compile("html|xml|multipart", re.IGNORECASE)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UP_TO_DATE = (b"stream-up-to-date", b"true")
 _CLOSED = (b"stream-closed", b"true")
@@ -203,12 +206,18 @@ def _is_momentary(query: ReadQuery) -> bool:
 
 
 def _page_headers(page: Page) -> Headers:
-    headers: Headers = [
-        (b"content-type", page.state.content_type.encode("latin-1")),
-        (b"stream-next-offset", str(page.next_offset).encode()),
-    ]
+    headers = [*_type_headers(page.state.content_type), (b"stream-next-offset", str(page.next_offset).encode())]
     if page.up_to_date:
         headers.append(_UP_TO_DATE)
     if page.closed:
         headers.append(_CLOSED)
+    return headers
+
+
+@lru_cache(maxsize=256)
+def _type_headers(content_type: str) -> Headers:
+    """A stream may be a page, written by anybody: it must not run as one of this server's own, beside the inspector."""
+    headers: Headers = [(b"content-type", content_type.encode("latin-1"))]
+    if _ACTIVE.search(content_type):
+        headers.append((b"content-security-policy", b"sandbox"))
     return headers

@@ -21,6 +21,7 @@ from unbroken.server.logs import configure_logging
 from unbroken.server.process import collect_garbage_seldom, keep_freed_memory
 from unbroken.server.settings import Settings
 from unbroken.server.systemd import notify
+from unbroken.server.tls import Certificate, certificate
 
 __all__ = ["run"]
 
@@ -57,11 +58,12 @@ def run(settings: Settings) -> int:
     """
     settings = with_tokens_file(settings)
     check_exposure(settings)
+    tls = certificate(settings)
     configure_logging(settings.log_level, settings.log_format)
     keep_freed_memory()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
-            runner.run(_serve(settings))
+            runner.run(_serve(settings, tls))
         except StoreError:
             return 1  # the app has said why
         except OSError as error:
@@ -78,7 +80,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, tls: Certificate | None) -> None:
     app = create_app(settings, watch_signals=False)
     # Listening comes after the store is open: whoever connects is served.
     async with app.lifespan():
@@ -96,10 +98,14 @@ async def _serve(settings: Settings) -> None:
                 backlog=_BACKLOG,
                 timeout_keep_alive=_KEEP_ALIVE_S,
                 timeout_graceful_shutdown=_GRACE_S,
+                forwarded_allow_ips=list(settings.trusted_proxies),
+                ssl_context_factory=None if tls is None else lambda *_: tls.context,
             )
         )
-        server.on_started = lambda: _greet(settings, listener)
+        server.on_started = lambda: _greet(settings, listener, guarded=app.app.access is not None)
         _stop_on_signals(server, app)
+        if tls is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, tls.reload)
         await server.serve(sockets=[listener])
 
 
@@ -121,9 +127,11 @@ def _stop_on_signals(server: uvicorn.Server, app: AsgiApp) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop)
 
 
-def _greet(settings: Settings, listener: socket.socket) -> None:
+def _greet(settings: Settings, listener: socket.socket, *, guarded: bool) -> None:
     host, port = listener.getsockname()[:2]
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "http" if settings.tls_cert is None else "https"
+    url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+    token = ' -H "Authorization: Bearer $TOKEN"' if guarded else ""
     where = f"data in {settings.data_dir.resolve()}"
     if settings.store == "memory":
         where = "data in memory only: it is gone when the server ends"
@@ -131,8 +139,8 @@ def _greet(settings: Settings, listener: socket.socket) -> None:
         f"Unbroken listening on {url}\n"
         f"{where}\n"
         "Try:\n"
-        f"  curl -X PUT -H 'Content-Type: text/plain' -d 'hello' {url}/hello\n"
-        f"  curl {url}/hello\n"
+        f"  curl{token} -X PUT -H 'Content-Type: text/plain' -d 'hello' {url}/hello\n"
+        f"  curl{token} {url}/hello\n"
     )
     sys.stdout.flush()
     notify("READY=1")

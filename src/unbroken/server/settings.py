@@ -5,6 +5,7 @@ The same names everywhere: ``page_size`` in TOML, ``UNBROKEN_PAGE_SIZE``, ``--pa
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import tomllib
@@ -55,6 +56,9 @@ class Settings:
         jwt_audience: names of this server; tokens must have one of them as ``aud``.
         jwt_issuer: who may make tokens; they must have one of them as ``iss``.
         allowed_hosts: host names to answer to besides those of this machine; ``*.example.com`` for all below.
+        tls_cert: PEM file with the certificate, and those between it and a root, to serve HTTPS; needs ``tls_key``.
+        tls_key: PEM file with the certificate's private key.
+        trusted_proxies: addresses and networks of proxies whose ``X-Forwarded-Proto`` and ``-For`` are believed.
         log_level: least important messages that are logged.
         log_format: ``text`` for people, ``json`` for machines.
     """
@@ -81,6 +85,9 @@ class Settings:
     jwt_audience: tuple[str, ...] = ()
     jwt_issuer: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    trusted_proxies: tuple[str, ...] = ("127.0.0.1", "::1")
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
 
@@ -155,6 +162,10 @@ def _text(value: object) -> str:
     return value.strip()
 
 
+def _path(value: object) -> Path:
+    return Path(_text(str(value)))
+
+
 def _list(value: object) -> tuple[str, ...]:
     """A list, or one text with commas."""
     parts = value.split(",") if isinstance(value, str) else value
@@ -180,6 +191,16 @@ def _hosts(value: object) -> tuple[str, ...]:
     return hosts
 
 
+def _networks(value: object) -> tuple[str, ...]:
+    networks = _list(value)
+    for network in networks:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError:
+            raise ValueError(f"{network!r} is neither an address nor a network such as 10.0.0.0/8") from None
+    return networks
+
+
 def _keys(value: object) -> tuple[str, ...]:
     sources = _list(value)
     for source in sources:
@@ -200,7 +221,7 @@ def _url(value: object) -> str:
 _PARSERS: Mapping[str, Any] = {
     "host": _text,
     "port": _number(0, 65_535),
-    "data_dir": lambda value: Path(_text(str(value))),
+    "data_dir": _path,
     "store": _choice(*get_args(StoreKind)),
     "litestream": _switch,
     "page_size": _size(16, 64 * 2**20),
@@ -215,11 +236,14 @@ _PARSERS: Mapping[str, Any] = {
     "cors_origin": _origins,
     "public_url": _url,
     "insecure": _switch,
-    "tokens_file": lambda value: Path(_text(str(value))),
+    "tokens_file": _path,
     "jwt_keys": _keys,
     "jwt_audience": _list,
     "jwt_issuer": _list,
     "allowed_hosts": _hosts,
+    "tls_cert": _path,
+    "tls_key": _path,
+    "trusted_proxies": _networks,
     "log_level": _choice(*get_args(LogLevel)),
     "log_format": _choice(*get_args(LogFormat)),
 }

@@ -206,7 +206,8 @@ def _from_jwk(jwk: object) -> Key:
     algorithm = _JWK_ALGORITHMS.get((str(kty), None if curve is None else str(curve)))
     if algorithm is None or jwk.get("alg", algorithm) != algorithm:
         raise KeyFault("the JWK must be for HS256, EdDSA, ES256 or RS256")
-    if jwk.get("use", "sig") != "sig" or "verify" not in jwk.get("key_ops", ["verify"]):
+    uses = jwk.get("key_ops", ["verify"])
+    if jwk.get("use", "sig") != "sig" or not isinstance(uses, list) or not ("verify" in uses or "sign" in uses):
         raise KeyFault("the JWK is not for signatures")
     if kid is not None and not isinstance(kid, str):
         raise KeyFault("the JWK's kid is not a text")
