@@ -2,6 +2,7 @@
 
 from unbroken.client._async.client import AsyncClient
 from unbroken.client._async.follow import AsyncFollow
+from unbroken.client._async.producer import AsyncProducer
 from unbroken.client._async.stream import AsyncStream
 from unbroken.client.batches import Batch, Message
 from unbroken.client.listing import ListedStream
@@ -13,6 +14,7 @@ __all__ = [
     "Appended",
     "AsyncClient",
     "AsyncFollow",
+    "AsyncProducer",
     "AsyncStream",
     "Batch",
     "ListedStream",

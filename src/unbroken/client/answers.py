@@ -36,6 +36,8 @@ _BY_STATUS: dict[int, type[UnbrokenError]] = {
     504: errors.Unavailable,
     507: errors.StorageFull,
 }
+_WITH_FACTS = {errors.EpochInUse, errors.ProducerGap, errors.StaleEpoch, errors.StreamClosed}
+"""What these say stands in headers. A code alone does not make one."""
 _DETAIL_CHARS_MAX = 300
 _SCOPE = re.compile(r'error="insufficient_scope", scope="([^"]*)"')
 
@@ -99,15 +101,12 @@ def _error(answer: Answer, code: str, detail: str) -> UnbrokenError:
 
 
 def _made(kind: type[UnbrokenError], detail: str, headers: Headers) -> UnbrokenError:
-    """An error of this class, whatever facts its own constructor asks for."""
+    """An error of this class, whatever facts its constructor asks for: what headers do not tell is not known."""
     if kind is errors.MethodNotAllowed:
         return errors.MethodNotAllowed(headers.get("allow", ""))
-    if kind is errors.InsufficientScope:
-        named = _SCOPE.search(headers.get("www-authenticate", ""))
-        return errors.InsufficientScope(detail, scope=named[1] if named else "")
-    if kind in {errors.StaleEpoch, errors.StreamClosed, errors.ProducerGap}:
-        kind = errors.Forbidden if kind is errors.StaleEpoch else errors.Conflict
-    error = kind() if kind in {errors.BodyTooLarge, errors.TooManyMessages} else kind(detail)
+    if kind in _WITH_FACTS:
+        kind = next(base for base in kind.__mro__[1:] if base not in _WITH_FACTS)
+    error = kind()
     error.detail = detail
     error.args = (detail,)
     return error

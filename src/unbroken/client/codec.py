@@ -7,12 +7,12 @@ surrogate escapes, numbers beyond a double) goes through the standard library.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-__all__ = ["Decoder", "decoder_of", "encode_json", "encode_message", "encode_messages"]
+__all__ = ["Decoder", "as_found", "decoder_of", "encode_json", "encode_message", "joined_messages"]
 
 Decoder = Callable[[bytes | str], list[Any]]
 """Takes a JSON array and gives its decoded elements; raises ValueError."""
@@ -64,9 +64,26 @@ def encode_message(value: object, *, json: bool) -> bytes:
     raise TypeError(f"a stream that is not JSON takes bytes or text, not {type(value).__qualname__}")
 
 
-def encode_messages(values: Iterable[object]) -> bytes:
-    """A JSON body of which each value becomes one message, arrays too (servers flatten one level)."""
-    return b"[" + b",".join(map(encode_json, values)) + b"]"
+def joined_messages(messages: list[bytes], *, json: bool) -> bytes:
+    """Messages as one body. Each element of a JSON array becomes a message, arrays too: servers flatten one level."""
+    if not json:
+        return b"".join(messages)
+    return b"[%b]" % b",".join(messages) if messages else b""
+
+
+def as_found(messages: list[bytes], *, json_messages: bool) -> bytes:
+    """What messages look like in what is read of a stream, so that they can be looked for.
+
+    Of JSON, without what servers may change: how numbers are written, the order of keys, repeated keys, escapes.
+    """
+    if not json_messages:
+        return b"".join(messages)
+    return b"".join(b"\x1e%b\x1f" % _canonical(message) for message in messages)
+
+
+def _canonical(message: bytes) -> bytes:
+    value = json.loads(message, parse_int=float)
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
 def decoder_of(kind: Any) -> Decoder:

@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 
 from unbroken.client.options import rfc3339
 
-__all__ = ["BEGINNING", "NOW", "SINCE", "Position"]
+__all__ = ["BEGINNING", "NOW", "SINCE", "Position", "position_of"]
 
 BEGINNING = "-1"
 NOW = "now"
@@ -61,3 +61,16 @@ class Position(NamedTuple):
     def after(self, count: int) -> Self:
         """The place so many messages or bytes further."""
         return self._replace(skip=self.skip + count)
+
+
+def position_of(offset: str | Position, since: datetime | str | None = None) -> Position:
+    """Where to begin.
+
+    Raises:
+        ValueError: both an offset and a time, or a malformed position.
+    """
+    if since is not None:
+        if offset != BEGINNING:
+            raise ValueError("offset and since exclude each other")
+        return Position.since(since)
+    return Position.parse(offset) if isinstance(offset, str) else offset

@@ -14,12 +14,12 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 from unbroken.client.options import Repeat
-from unbroken.errors import ConnectionLost, NotConnected, UnbrokenError
+from unbroken.errors import ConnectionLost, NotConnected, QuotaExceeded, UnbrokenError
 
 __all__ = ["Retry", "did_nothing", "is_passing", "may_repeat", "parse_retry_after"]
 
 PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, 507})
-REFUSED_CODES = frozenset({"draining", "overloaded", "store-read-only"})
+REFUSED_CODES = frozenset({"draining", "keys-unavailable", "overloaded", "store-read-only", "too-many-connections"})
 """Codes of a 503 that say that nothing was done. Without a code nothing is known, since a proxy may have answered: the
 error's own code, ``unavailable``, says nothing either.
 """
@@ -57,7 +57,9 @@ class Retry:
 
 
 def is_passing(error: UnbrokenError) -> bool:
-    """Whether asking again may succeed: connections break, servers restart, limits free up."""
+    """Whether asking again may succeed by itself: connections break, servers restart, disks are emptied."""
+    if isinstance(error, QuotaExceeded):
+        return False
     return isinstance(error, ConnectionLost) or error.status in PASSING_STATUSES
 
 
@@ -85,7 +87,7 @@ def parse_retry_after(value: str | None, now_s: float) -> float | None:
     """
     text = (value or "").strip()
     if text.isascii() and text.isdecimal():
-        return float(text)
+        return int(text[:12])
     try:
         moment = parsedate_to_datetime(text)
     except (TypeError, ValueError):

@@ -8,7 +8,7 @@
      +- MethodNotAllowed (405)
      +- RequestTimeout (408)
      +- Conflict (409)              +- StreamExists, ContentTypeMismatch, StreamClosed, SequenceRegression,
-     |                                 ProducerGap, SourceGone, ForkTooDeep
+     |                                 ProducerGap, EpochInUse, SourceGone, ForkTooDeep
      +- Gone (410)                  +- StreamGone, OffsetGone
      +- TooLarge (413)              +- BodyTooLarge, TooManyMessages, StreamFull
      +- HostNotAllowed (421)
@@ -49,6 +49,7 @@ __all__ = [
     "ConnectionLost",
     "ContentTypeMismatch",
     "Draining",
+    "EpochInUse",
     "FailedRequest",
     "Forbidden",
     "ForkTooDeep",
@@ -301,6 +302,20 @@ class ProducerGap(Conflict):
         return {"Producer-Expected-Seq": str(self.expected_seq), "Producer-Received-Seq": str(self.received_seq)}
 
 
+class EpochInUse(Conflict):
+    """Something was written with this producer's id and epoch before: what is sent now would count as a repetition.
+
+    Raised by a producer that may not claim an epoch of its own.
+    """
+
+    code = "producer-epoch-in-use"
+    title = "Producer epoch in use"
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__(f"something was written with this producer id and epoch {epoch} before: take a higher epoch")
+        self.epoch = epoch
+
+
 class SourceGone(Conflict):
     """The stream to fork from is deleted and only lives on in its forks."""
 
@@ -432,7 +447,7 @@ class Unavailable(UnbrokenError):
     code = "unavailable"
     status = 503
     title = "Unavailable"
-    retry_after_s = 1
+    retry_after_s: float | None = 1
 
     def headers(self) -> dict[str, str]:
         return {"Retry-After": str(self.retry_after_s)}
@@ -443,7 +458,7 @@ class OutcomeUnknown(Unavailable):
 
     code = "outcome-unknown"
     title = "Outcome unknown"
-    retry_after_s = 5
+    retry_after_s: float | None = 5
 
 
 class StoreReadOnly(Unavailable):
@@ -451,7 +466,7 @@ class StoreReadOnly(Unavailable):
 
     code = "store-read-only"
     title = "Store is read-only"
-    retry_after_s = 30
+    retry_after_s: float | None = 30
 
 
 class Draining(Unavailable):
@@ -473,7 +488,7 @@ class KeysUnavailable(Unavailable):
 
     code = "keys-unavailable"
     title = "Keys are unavailable"
-    retry_after_s = 5
+    retry_after_s: float | None = 5
 
 
 class TooManyConnections(Unavailable):
@@ -492,7 +507,7 @@ class StorageFull(Unavailable):
     code = "storage-full"
     status = 507
     title = "Storage full"
-    retry_after_s = 30
+    retry_after_s: float | None = 30
 
 
 class QuotaExceeded(Unavailable):

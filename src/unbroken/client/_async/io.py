@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
-from collections.abc import AsyncGenerator, Callable
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import httpx2
 
-__all__ = ["call", "limit", "next_chunk", "resolve", "sleep", "unlimit"]
+__all__ = ["Lock", "Ticket", "Waiters", "Worker", "call", "end", "limit", "next_chunk", "resolve", "sleep", "unlimit"]
 
 
 async def sleep(seconds: float) -> None:
@@ -49,3 +51,73 @@ async def next_chunk(chunks: AsyncGenerator[bytes], response: httpx2.Response, l
     """
     async with limit(limit_s):
         return await anext(chunks, None)
+
+
+class Lock:
+    """Keeps others out of a block. In one event loop nobody else runs in a block that does not wait."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+
+class Waiters:
+    """Those who wait for something to happen. To be used with the lock held."""
+
+    def __init__(self) -> None:
+        self._tickets: deque[Ticket] = deque()
+
+    def ticket(self) -> Ticket:
+        """Be woken by the next notification. Wait for it without the lock."""
+        ticket = Ticket(self._tickets)
+        self._tickets.append(ticket)
+        return ticket
+
+    def notify(self) -> None:
+        """Wake the one that has waited longest."""
+        if self._tickets:
+            self._tickets.popleft().wake()
+
+    def notify_all(self) -> None:
+        """Wake all."""
+        while self._tickets:
+            self._tickets.popleft().wake()
+
+
+class Ticket:
+    """A place among those who wait."""
+
+    def __init__(self, tickets: deque[Ticket]) -> None:
+        self._tickets = tickets
+        self._woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def wake(self) -> None:
+        """End its waiting."""
+        if not self._woken.done():
+            self._woken.set_result(None)
+
+    async def wait(self, limit_s: float | None = None) -> None:
+        """Wait until it is woken, or for so many seconds."""
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(limit_s):
+                    await self._woken
+        finally:
+            with suppress(ValueError):
+                self._tickets.remove(self)
+
+
+class Worker:
+    """Something that runs beside the caller."""
+
+    def __init__(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self.task = asyncio.create_task(run(), name="unbroken-producer")
+
+
+async def end(workers: list[Worker]) -> None:
+    """Stop workers at once, and wait until they have."""
+    for worker in workers:
+        worker.task.cancel()
+    await asyncio.gather(*(worker.task for worker in workers), return_exceptions=True)

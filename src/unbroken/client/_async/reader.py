@@ -16,11 +16,13 @@ from unbroken.client.options import Ask
 from unbroken.client.pieces import EventPieces, Piece, piece_of
 from unbroken.client.positions import Position
 from unbroken.client.reading import SSE_START_S, Deadlines, Mode, Reading, Silence
+from unbroken.client.shapes import page_of
 from unbroken.client.transport import translated
+from unbroken.client.values import Page
 from unbroken.errors import InvalidRequest, NoAnswer, TimedOut, UnbrokenError
 from unbroken.protocol.content import is_json
 
-__all__ = ["Reader"]
+__all__ = ["Reader", "read_pages"]
 
 T = TypeVar("T")
 
@@ -219,6 +221,14 @@ class Reader(Generic[T]):
         if events is not None:
             await events.chunks.aclose()
             await events.stack.aclose()
+
+
+async def read_pages(requests: Requests, url: str, start: Position) -> AsyncGenerator[Page]:
+    """The pages of a stream from a position to its present end."""
+    deadlines = Deadlines(None, None, requests.retry.give_up_after_s, now_s=time.monotonic())
+    reader = Reader(requests, url, Reading(start, False, requests.retry), page_of, deadlines)
+    while (page := await reader.next()) is not None:
+        yield page
 
 
 class _Events:

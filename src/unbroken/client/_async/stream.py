@@ -10,13 +10,15 @@ from urllib.parse import urlsplit
 
 from unbroken.client import answers
 from unbroken.client._async.follow import AsyncFollow
-from unbroken.client._async.reader import Reader
+from unbroken.client._async.producer import AsyncProducer
+from unbroken.client._async.reader import Reader, read_pages
 from unbroken.client._async.requests import Pieces, Requests
-from unbroken.client.codec import encode_messages
+from unbroken.client.codec import encode_json, joined_messages
 from unbroken.client.options import Ask, Repeat, creation_headers, join_url
-from unbroken.client.positions import BEGINNING, Position
+from unbroken.client.pipeline import Sizes
+from unbroken.client.positions import BEGINNING, Position, position_of
 from unbroken.client.reading import Deadlines, Live, Reading
-from unbroken.client.shapes import Messages, joined, page_of
+from unbroken.client.shapes import Messages, joined
 from unbroken.client.values import Answer, Appended, Page, StreamInfo
 from unbroken.errors import OutcomeUnknown, SequenceRegression, StreamExists, StreamGone, StreamNotFound
 
@@ -152,7 +154,9 @@ class AsyncStream:
         if not values:
             raise ValueError("append_json needs at least one value")
         self._content_type = self._content_type or "application/json"
-        return await self._append(encode_messages(values), close=close, seq=seq)
+        return await self._append(
+            joined_messages([encode_json(value) for value in values], json=True), close=close, seq=seq
+        )
 
     async def _append(self, body: bytes | Pieces, *, close: bool, seq: str | None) -> Appended:
         headers = {"content-type": await self._type()}
@@ -241,11 +245,7 @@ class AsyncStream:
             StreamNotFound: there is none.
             OffsetGone: what is at the offset is gone.
         """
-        reading = Reading(_position(offset), False, self._requests.retry)
-        give_up_after_s = self._requests.retry.give_up_after_s
-        deadlines = Deadlines(None, None, give_up_after_s, now_s=time.monotonic())
-        reader = Reader(self._requests, self.url, reading, page_of, deadlines)
-        while (page := await reader.next()) is not None:
+        async for page in read_pages(self._requests, self.url, position_of(offset)):
             self._content_type = page.content_type or None
             yield page
 
@@ -342,17 +342,55 @@ class AsyncStream:
         """
         if live not in {"auto", "sse", "long-poll", False}:
             raise ValueError("live is auto, sse, long-poll or False")
-        reading = Reading(_position(offset, since), live, self._requests.retry)
+        reading = Reading(position_of(offset, since), live, self._requests.retry)
         deadlines = Deadlines(item_timeout_s, total_timeout_s, give_up_after_s, now_s=time.monotonic())
         return AsyncFollow(Reader(self._requests, self.url, reading, Messages(type), deadlines, silence_s))
 
+    def producer(
+        self,
+        producer_id: str,
+        *,
+        epoch: int = 0,
+        auto_claim: bool = False,
+        linger_s: float = 0.005,
+        max_batch_bytes: int = 128 * 1024,
+        max_batch_messages: int = 10_000,
+        max_in_flight: int = 2,
+        buffer_bytes: int = 16 * 1024 * 1024,
+        deadline_s: float | None = None,
+    ) -> AsyncProducer:
+        """Write to it, each message exactly once and in order. To be used within ``async with``.
 
-def _position(offset: str | Position, since: datetime | str | None = None) -> Position:
-    if since is not None:
-        if offset != BEGINNING:
-            raise ValueError("offset and since exclude each other")
-        return Position.since(since)
-    return Position.parse(offset) if isinstance(offset, str) else offset
+        Failed appends are sent again with the same number, which the server recognises, for as long as it takes.
+
+        Args:
+            producer_id: its name: one writer of this stream. 1 to 256 characters.
+            epoch: its incarnation: a writer that starts again takes a higher one, which fences off the one before. It
+                must not have been used before.
+            auto_claim: take an epoch above the one that the server knows, at the start and whenever another writer with
+                this name does the same. Of two that run at the same time, each takes over from the other.
+            linger_s: how many seconds a message may wait for others to go with it.
+            max_batch_bytes: size at which an append goes out; a larger message goes alone.
+            max_batch_messages: the same in messages.
+            max_in_flight: how many appends may be under way at once.
+            buffer_bytes: how much may be waiting and under way; then `AsyncProducer.send` waits.
+            deadline_s: how many seconds an append may take; None for ever.
+
+        Raises:
+            ValueError: an epoch below 0, or a size below 1.
+        """
+        if epoch < 0:
+            raise ValueError("an epoch is at least 0")
+        sizes = Sizes(max_batch_bytes, max_batch_messages, max_in_flight, buffer_bytes, linger_s)
+        return AsyncProducer(
+            self._requests,
+            self.url,
+            producer_id,
+            epoch=epoch,
+            sizes=sizes,
+            auto_claim=auto_claim,
+            deadline_s=deadline_s,
+        )
 
 
 def _bytes(data: bytes | bytearray | memoryview | str) -> bytes:
