@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
+import pytest
+
 from tests.engine.helpers import until
+from unbroken.client import AsyncClient
 from unbroken.engine import Engine
 from unbroken.protocol.sse import EventDecoder
+from unbroken.store.memory import MemoryStore
+from unbroken.testing import live_server
 from unbroken.web import Answers, Reply
+from unbroken.web.connecting import Streams
 
-__all__ = ["Event", "Model", "answering", "collect", "events", "open_tasks", "request", "text_of", "until", "written"]
+__all__ = ["KINDS", "Event", "Home", "Model", "collect", "events", "home", "open_tasks", "request", "text_of", "until"]
 
 
 class Model:
@@ -56,19 +62,44 @@ class Model:
             self.ended.set()
 
 
+class Home:
+    """Where answers live in a test.
+
+    Args:
+        engine: the engine under all, in this event loop.
+        connect: gives what answers are put on: to be called once for each process that a test plays.
+    """
+
+    def __init__(self, engine: Engine, connect: Callable[[], Streams]) -> None:
+        self.engine = engine
+        self.connect = connect
+
+    @asynccontextmanager
+    async def answers(self, **options: Any) -> AsyncIterator[Answers]:
+        """Answers as one process has them."""
+        answers = Answers(self.connect(), **{"linger_s": 0.0, "grace_s": 0.0, "watch_signals": False, **options})
+        async with answers.lifespan():
+            yield answers
+
+    async def written(self, key: str, text: str) -> None:
+        """Wait until a text is in the stream of an answer."""
+        async with asyncio.timeout(10):
+            while text.encode() not in (await self.engine.read(f"/answers/{key}")).body:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+
+
 @asynccontextmanager
-async def answering(engine: Engine, **options: Any) -> AsyncIterator[Answers]:
-    """Answers on an engine that runs."""
-    answers = Answers(engine, **{"linger_s": 0.0, "grace_s": 0.0, "watch_signals": False, **options})
-    async with answers.lifespan():
-        yield answers
+async def home(kind: str) -> AsyncIterator[Home]:
+    """Streams in this process, or on a server."""
+    if kind == "embedded":
+        async with Engine(MemoryStore()) as engine:
+            yield Home(engine, lambda: engine)
+    else:
+        async with live_server() as server:
+            yield Home(server.engine, lambda: AsyncClient(server.url))
 
 
-async def written(engine: Engine, key: str, text: str) -> None:
-    """Wait until a text is in the stream of an answer."""
-    async with asyncio.timeout(10):
-        while text.encode() not in (await engine.read(f"/answers/{key}")).body:  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
+KINDS = pytest.mark.parametrize("kind", ["embedded", "remote"])
 
 
 def open_tasks() -> list[str]:

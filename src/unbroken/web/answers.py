@@ -22,7 +22,17 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from unbroken.errors import Draining, InvalidPath, Overloaded, StreamGone, StreamNotFound, UnbrokenError
+from unbroken.errors import (
+    Draining,
+    Gone,
+    InvalidOffset,
+    InvalidPath,
+    Overloaded,
+    StreamGone,
+    StreamNotFound,
+    Unavailable,
+    UnbrokenError,
+)
 from unbroken.protocol.paths import parse_path
 from unbroken.server.asgi import Receive, Scope, Send
 from unbroken.server.signals import on_stop_signal
@@ -33,6 +43,7 @@ from unbroken.web.parts import Answer, Begin, End, encode, summarize
 from unbroken.web.reply import Reader, Reply, RequestLike, failure
 from unbroken.web.run import Limits, Run
 from unbroken.web.sources import Source
+from unbroken.web.vigil import Vigil
 
 __all__ = ["Answers", "BaseAnswers"]
 
@@ -91,6 +102,7 @@ class BaseAnswers(ABC, Generic[R]):
         self._keep_s = keep_s
         self._grace_s = grace_s
         self._lease_s = lease_s
+        self._wait_s = _HEARTBEAT_S if self._backend.embedded else min(_HEARTBEAT_S, beat_s)
         self._max_running = max_running
         self._watch_signals = watch_signals
         self._limits = Limits(
@@ -220,11 +232,12 @@ class BaseAnswers(ABC, Generic[R]):
         if found is None:
             return Reply(204)
         path = self._path(found)
-        is_open = await self._backend.is_open(path)
-        if is_open and self._is_orphan(path):
+        state = await self._backend.state(path)
+        runs = state is not None and state.open
+        if runs and self._is_orphan(path):
             await self._interrupt(path)
-            is_open = False
-        if is_open or (is_open is not None and reader.offset is not None):
+            runs = False
+        if runs or (state is not None and reader.offset is not None):
             return await self._tail(found, reader, format_)
         return Reply(204)
 
@@ -249,7 +262,8 @@ class BaseAnswers(ABC, Generic[R]):
             stopped = active.run.stop("cancelled")
             await active.run.finished.wait()
             return stopped
-        if not await self._backend.is_open(path):
+        state = await self._backend.state(path)
+        if state is None or not state.open:
             return False
         if self._is_orphan(path):
             await self._interrupt(path)
@@ -306,10 +320,12 @@ class BaseAnswers(ABC, Generic[R]):
     async def _answered(self, coming: Any) -> R:
         try:
             return self._response(await coming)
-        except UnbrokenError as error:
-            if error.status >= 500:
-                _log.warning("an answer cannot be given: %s (%s)", error, error.code)
+        except (InvalidPath, InvalidOffset, StreamNotFound, Gone, Draining, Overloaded) as error:
             return self._response(failure(error))
+        except UnbrokenError as error:
+            # Between this process and its streams, which is not for browsers: neither status nor address.
+            _log.error("an answer cannot be given: %s (%s)", error, error.code)
+            return self._response(failure(Unavailable("the answer cannot be reached now")))
 
     async def _find(self, key: str | None, thread: str | None) -> str | None:
         if (key is None) == (thread is None):
@@ -340,7 +356,7 @@ class BaseAnswers(ABC, Generic[R]):
                 raise
             if started:
                 await self._enter(thread_path, active)
-                await run.write(backend.writer(path, token))
+                await run.write(backend.writer(path))
             else:
                 active.started.set_result(False)
         except UnbrokenError as error:
@@ -402,13 +418,12 @@ class BaseAnswers(ABC, Generic[R]):
             _log.info("a live read of %s ended: %s", path, error)
 
     async def _live(self, path: str, how: Rendering, position: str) -> AsyncGenerator[bytes, None]:
-        clock = asyncio.get_running_loop().time
-        heard_s = clock()
+        vigil = Vigil(self._backend, path, position, self._lease_s)
         async with self._backend.reading(path, position) as reading:
             while True:
-                batch = await reading.next(min(_HEARTBEAT_S, self._lease_s))
+                batch = await reading.next(self._wait_s)
                 if batch is not None:
-                    heard_s = clock() if batch.messages else heard_s
+                    vigil.heard(batch)
                     if data := _render(how, batch):
                         yield data
                     if batch.closed:
@@ -421,7 +436,7 @@ class BaseAnswers(ABC, Generic[R]):
                 else:
                     if how.heartbeat:
                         yield how.heartbeat
-                    if self._is_orphan(path) or (path not in self._active and clock() - heard_s >= self._lease_s):
+                    if path not in self._active and (self._backend.embedded or await vigil.is_over()):
                         await self._interrupt(path)
 
     def _is_orphan(self, path: str) -> bool:

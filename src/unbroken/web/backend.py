@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol
 
-__all__ = ["Backend", "Batch", "Reading", "Writer"]
+__all__ = ["Backend", "Batch", "Reading", "State", "Writer"]
 
 
 class Batch(NamedTuple):
@@ -21,6 +21,18 @@ class Batch(NamedTuple):
     messages: Sequence[tuple[str, bytes]]
     position: str
     closed: bool
+
+
+class State(NamedTuple):
+    """How a stream is.
+
+    Args:
+        open: whether something may follow.
+        end: the position of its end.
+    """
+
+    open: bool
+    end: str
 
 
 class Reading(Protocol):
@@ -99,11 +111,11 @@ class Backend(Protocol):
             UnbrokenError: it could not be done.
         """
 
-    def writer(self, path: str, run: str) -> Writer:
-        """The writer of a stream that was created here, by a run."""
+    def writer(self, path: str) -> Writer:
+        """The writer of a stream that was created here."""
 
-    async def is_open(self, path: str) -> bool | None:
-        """Whether a stream is open; None if there is none.
+    async def state(self, path: str) -> State | None:
+        """How a stream is; None if there is none.
 
         Raises:
             UnbrokenError: it cannot be told.

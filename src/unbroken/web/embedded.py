@@ -12,7 +12,7 @@ from unbroken.errors import StreamClosed, StreamExists, StreamGone, StreamNotFou
 from unbroken.protocol.offsets import Anchor
 from unbroken.protocol.stream import Presence, offset_at
 from unbroken.server.asgi import AsgiApp
-from unbroken.web.backend import Batch, Reading, Writer
+from unbroken.web.backend import Batch, Reading, State, Writer
 
 __all__ = ["EmbeddedBackend"]
 
@@ -57,12 +57,15 @@ class EmbeddedBackend:
             return False
         return True
 
-    def writer(self, path: str, run: str) -> Writer:
+    def writer(self, path: str) -> Writer:
         return _EmbeddedWriter(self._engine, path)
 
-    async def is_open(self, path: str) -> bool | None:
+    async def state(self, path: str) -> State | None:
         view = self._engine.lookup(path)
-        return not view.live().closed if view.presence is Presence.LIVE else None
+        if view.presence is not Presence.LIVE:
+            return None
+        state = view.live()
+        return State(not state.closed, str(state.tail_offset))
 
     async def page(self, path: str, offset: str | None) -> Batch:
         return _batch(await self._engine.read(path, Anchor.BEGINNING if offset is None else offset))
