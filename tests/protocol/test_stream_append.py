@@ -103,16 +103,15 @@ def decide_append(facts: dict[str, Any]) -> Decision:
 
 
 def test_without_a_fault_it_is_accepted() -> None:
-    outcome, records = decide_append({})
-    assert outcome == Appended(Offset(7, 12), closed=False)
-    assert records == (Addition(7, START.wall_ms, 10, b"1\x1e", None, "n", False),)
+    record = Addition(7, START.wall_ms, 10, b"1\x1e", None, "n", False)
+    assert decide_append({}) == Decision(Appended(Offset(7, 12), closed=False), (record,))
 
 
 @pytest.mark.parametrize(("facts", "expected"), [pytest.param(facts, to, id=name) for name, facts, to in FAULTS])
 def test_each_fault_alone(facts: dict[str, Any], expected: type[UnbrokenError] | Appended) -> None:
-    outcome, records = decide_append(facts)
-    assert records == ()
-    assert outcome == expected if isinstance(expected, Appended) else type(outcome) is expected
+    decision = decide_append(facts)
+    assert decision.records == ()
+    assert decision.outcome == expected if isinstance(expected, Appended) else type(decision.outcome) is expected
 
 
 def together(*cases: dict[str, Any]) -> dict[str, Any] | None:
@@ -226,7 +225,8 @@ def test_data_and_closing_are_one_record() -> None:
     world = World()
     world.created(data=b"ab")
     command = Append("/s", "text/plain", Content(b"cd"), close=True)
-    outcome, records = world.decide(command)
+    decision = world.decide(command)
+    outcome, records = decision.outcome, decision.records
     assert outcome == Appended(Offset(1, 4), closed=True)
     assert records == (Addition(1, START.wall_ms, 2, b"cd", None, None, True),)
     world.send(command)
@@ -238,7 +238,8 @@ def test_closing_again_without_data_is_fine_and_changes_nothing() -> None:
     world = World()
     world.created(data=b"ab")
     world.append(close=True)
-    outcome, records = world.decide(Append("/s", close=True))
+    decision = world.decide(Append("/s", close=True))
+    outcome, records = decision.outcome, decision.records
     assert outcome == Appended(Offset(1, 2), closed=True, duplicate=True)
     assert records == ()
 

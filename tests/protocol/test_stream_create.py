@@ -45,7 +45,8 @@ def test_which_streams_hold_json(content_type: str | None, as_json: bool) -> Non
 
 def test_a_creation_is_one_record_with_its_first_content() -> None:
     command = Create("/s", "text/plain", Lifetime(ttl_s=9), closed=True, content=Content(b"abc"))
-    outcome, records = World().decide(command)
+    decision = World().decide(command)
+    outcome, records = decision.outcome, decision.records
     assert outcome == Created("text/plain", Offset(1, 3), closed=True, existed=False)
     assert records == (
         Creation(
@@ -157,7 +158,8 @@ def test_only_the_same_configuration_is_confirmed(there: dict[str, Any], asked: 
     world.create("/s", **named(there | {"content": Content(b"abc")}))
     before = world.states["/s"]
     command = Create("/s", **named(asked))
-    outcome, records = world.decide(command)
+    decision = world.decide(command)
+    outcome, records = decision.outcome, decision.records
     assert records == ()
     if same:
         assert outcome == Created(before.content_type, Offset(2, 3), before.closed, existed=True)
@@ -312,7 +314,8 @@ def test_an_expired_stream_makes_way_in_the_same_step() -> None:
     world = World()
     world.created(lifetime=Lifetime(ttl_s=1), data=b"old")
     world.wait(1)
-    outcome, records = world.decide(Create("/s", "text/html", content=Content(b"new")))
+    decision = world.decide(Create("/s", "text/html", content=Content(b"new")))
+    outcome, records = decision.outcome, decision.records
     assert outcome == Created("text/html", Offset(2, 3), closed=False, existed=False)
     assert records[0] == Deletion(1, world.now.wall_ms, keep=False)
     assert isinstance(records[1], Creation)
@@ -347,7 +350,8 @@ def test_a_fork_record_also_counts_at_its_source() -> None:
     world = World()
     world.created("/source", b"abcdef")
     request = world.fork_request("/source", 3, 1)
-    outcome, records = world.decide(Create("/s", None, fork=request, content=Content(b"x")))
+    decision = world.decide(Create("/s", None, fork=request, content=Content(b"x")))
+    outcome, records = decision.outcome, decision.records
     assert outcome == Created("text/plain", Offset(2, 5), closed=False, existed=False)
     creation, reference = records
     assert isinstance(creation, Creation)

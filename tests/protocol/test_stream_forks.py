@@ -336,7 +336,8 @@ def test_an_expired_stream_makes_way_for_a_fork() -> None:
     world.created("/source", b"abc")
     world.created(lifetime=Lifetime(ttl_s=1))
     world.wait(1)
-    outcome, records = world.decide(Create("/s", None, fork=ForkRequest("/source")))
+    decision = world.decide(Create("/s", None, fork=ForkRequest("/source")))
+    outcome, records = decision.outcome, decision.records
     assert outcome == Created("text/plain", Offset(3, 3), closed=False, existed=False)
     assert [type(record).__name__ for record in records] == ["Deletion", "Creation", "Reference"]
 

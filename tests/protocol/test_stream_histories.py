@@ -261,7 +261,8 @@ SITUATIONS = st.builds(
 @example(Append("/a"), Situation(NOW, View(Presence.LIVE, None)))
 @example(Delete("/a"), Situation(NOW, View(Presence.LIVE, None)))
 def test_decide_never_raises_and_its_records_apply(command: Command, situation: Situation) -> None:
-    outcome, records = decide(command, situation)
+    decision = decide(command, situation)
+    outcome, records = decision.outcome, decision.records
     assert isinstance(outcome, Created | Appended | Deleted | UnbrokenError)
     if isinstance(outcome, UnbrokenError):
         assert records == ()

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from unbroken.errors import UnbrokenError
 from unbroken.protocol.commands import (
     Append,
@@ -97,7 +99,7 @@ class World:
     def append(self, path: str = "/s", data: bytes = b"", *, close: bool = False, **more: object) -> Outcome:
         content_type = self.states[path].content_type if path in self.states else "text/plain"
         command = Append(path, content_type, Content(data), close)
-        return self.send(command._replace(**more))  # type: ignore[arg-type]
+        return self.send(replace(command, **more))
 
     def delete(self, path: str = "/s") -> Outcome:
         return self.send(Delete(path))
@@ -154,14 +156,15 @@ class World:
         """What an engine tells the rules about a command's surroundings."""
         situation = Situation(self.now, self.view(command.path), next_number=self._next_number)
         if isinstance(command, Create) and command.fork is not None:
-            situation = situation._replace(source=self.view(command.fork.source_path))
+            situation = replace(situation, source=self.view(command.fork.source_path))
         if isinstance(command, Append) and command.producer is not None and command.path in self.states:
             key = (self.states[command.path].number, command.producer.id)
-            situation = situation._replace(producer=self.producers.get(key))
-        return situation._replace(held=isinstance(command, Release) and command.fork in self.holds)
+            situation = replace(situation, producer=self.producers.get(key))
+        return replace(situation, held=isinstance(command, Release) and command.fork in self.holds)
 
     def send(self, command: Command) -> Outcome:
-        outcome, records = self.decide(command)
+        decision = self.decide(command)
+        outcome, records = decision.outcome, decision.records
         assert isinstance(outcome, Created | Appended | Deleted | UnbrokenError)
         assert not (records and isinstance(outcome, UnbrokenError)), "a refusal must change nothing"
         for record in records:

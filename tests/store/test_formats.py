@@ -9,6 +9,7 @@ from pathlib import Path
 
 import apsw
 import pytest
+from msgspec.structs import replace
 
 from tests.store.formats.history import describe, run
 from tests.store.formats.make import HERE, make_all
@@ -72,7 +73,8 @@ async def write_to_everything(store: SqliteStore) -> None:
             await run(store, 100, fork(f"/new/{index}", state, data=b'"x"' if state.json else b"x"))
         if not state.gone and not state.closed:
             data = b'["more"]' if state.json else b"more"
-            await run(store, 101, append(state.path, data, json=state.json)._replace(content_type=state.content_type))
+            command = append(state.path, data, json=state.json)
+            await run(store, 101, replace(command, content_type=state.content_type))
     await run(store, 102, create("/new", b"new"))
 
 

@@ -13,6 +13,8 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 
+from msgspec.structs import replace
+
 from unbroken.engine.clock import Clock
 from unbroken.engine.expiry import Expiry
 from unbroken.engine.upload import Queued, Tell, Upload, is_large
@@ -289,7 +291,7 @@ class Committer:
             situation = Situation(now, target, next_number=transaction.next_number())
             if command.fork is not None:
                 source = self._expiry.view(transaction.state(command.fork.source_path), now)
-                situation = situation._replace(source=source)
+                situation = replace(situation, source=source)
             return decide(command, situation)
         held = isinstance(command, Release) and transaction.is_held(command.fork)
         return decide(command, Situation(now, target, held=held))

@@ -19,6 +19,8 @@ from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
+from msgspec.structs import replace
+
 from unbroken.engine.clock import Clock, SystemClock
 from unbroken.engine.commit import Committer, NotDecided
 from unbroken.engine.expiry import Expiry
@@ -41,7 +43,7 @@ from unbroken.protocol.commands import (
     Release,
 )
 from unbroken.protocol.content import Content, frames_quickly, is_json, make_content
-from unbroken.protocol.lifetime import Lifetime
+from unbroken.protocol.lifetime import IMMORTAL, Lifetime
 from unbroken.protocol.offsets import Anchor, Offset, parse_offset
 from unbroken.protocol.paths import parse_path
 from unbroken.protocol.producers import ProducerStamp
@@ -332,14 +334,14 @@ class Engine:
                     raise InvalidOffset("Stream-Fork-Sub-Offset needs a Stream-Fork-Offset to count from")
                 return request
             # Known even where there is no source (any more): a repeated request must compare equal.
-            request = request._replace(anchor=token.position if isinstance(token, Offset) else 0)
+            request = replace(request, anchor=token.position if isinstance(token, Offset) else 0)
             source = self.lookup(source_path)
             if source.presence is not Presence.LIVE or source.state is None:
                 return request
             point = await self._fork_point(source.state, _position(source.state, token), sub_offset)
-            return request._replace(source_number=source.state.number, point=point)
+            return replace(request, source_number=source.state.number, point=point)
         except UnbrokenError as fault:
-            return request._replace(fault=fault)
+            return replace(request, fault=fault)
 
     async def _fork_point(self, state: StreamState, position: int, sub_offset: int) -> int:
         if state.json:
@@ -477,13 +479,16 @@ class Engine:
     # --- in the background -----------------------------------------------------------------------------------------
 
     def _publish(self, changes: list[Change]) -> None:
-        for _, record, before, after in changes:
+        for change in changes:
+            record, after = change.record, change.after
             self.waiters.wake(record.number)
             if isinstance(record, Deletion):
-                self._after_deletion(record, before)
-            elif after is not None and isinstance(record, Addition):
+                self._after_deletion(record, change.before)
+            elif after is None or after.lifetime is IMMORTAL:
+                continue
+            elif isinstance(record, Addition):
                 self._expiry.renew(after)
-            elif after is not None and isinstance(record, Creation):
+            elif isinstance(record, Creation):
                 self._expiry.watch(after)
 
     def _after_deletion(self, record: Deletion, before: StreamState | None) -> None:

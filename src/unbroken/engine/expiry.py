@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from unbroken.engine.clock import Clock
 from unbroken.protocol.commands import Reclaim
-from unbroken.protocol.lifetime import Instant
+from unbroken.protocol.lifetime import IMMORTAL, Instant
 from unbroken.protocol.stream import Presence, StreamState, View, view
 from unbroken.store.base import DueKind, Store
 
@@ -48,7 +48,7 @@ class Expiry:
 
     def view(self, state: StreamState | None, now: Instant | None = None) -> View:
         """How a stream looks now."""
-        if state is None or (state.lifetime.ttl_s is None and state.lifetime.expires_at_ms is None):
+        if state is None or state.lifetime is IMMORTAL:
             return view(state, _ANY_TIME, 0)
         now = now or self._clock.now()
         if state.lifetime.ttl_s is not None and self._readers[state.number]:

@@ -41,8 +41,9 @@ class Waiters:
 
     def wake(self, number: int) -> None:
         """The stream changed."""
-        for woken in self._waiting.pop(number, ()):
-            resolve(woken)
+        if number in self._waiting:
+            for woken in self._waiting.pop(number):
+                resolve(woken)
 
     def wake_all(self) -> None:
         """Something concerns everybody, such as the end of the server."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
+
+import msgspec
 
 from unbroken.protocol.commands import Append, Command, Outcome
 from unbroken.protocol.stream import Addition, Record
@@ -24,7 +25,7 @@ _LARGE_BYTES = 1024 * 1024
 _PIECE_BYTES = 1024 * 1024
 
 
-class Queued(NamedTuple):
+class Queued(msgspec.Struct, frozen=True, gc=False):
     """A command that waits to be decided, and who waits for the outcome."""
 
     command: Command

@@ -5,7 +5,7 @@ Commands are values: an adapter parses them, the engine queues them, `unbroken.p
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 from unbroken.errors import UnbrokenError
 from unbroken.protocol.content import EMPTY, Content
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 
-class ForkRequest(NamedTuple):
+class ForkRequest(msgspec.Struct, frozen=True):
     """Where a new stream branches off.
 
     Args:
@@ -48,7 +48,7 @@ class ForkRequest(NamedTuple):
     fault: UnbrokenError | None = None
 
 
-class Create(NamedTuple):
+class Create(msgspec.Struct, frozen=True):
     """Create a stream, or confirm an identical one."""
 
     path: str
@@ -59,7 +59,7 @@ class Create(NamedTuple):
     fork: ForkRequest | None = None
 
 
-class Append(NamedTuple):
+class Append(msgspec.Struct, frozen=True):
     """Append to a stream, close it, or both in one step.
 
     ``fault`` is a malformed header, reported only if the stream exists.
@@ -74,20 +74,20 @@ class Append(NamedTuple):
     fault: UnbrokenError | None = None
 
 
-class Delete(NamedTuple):
+class Delete(msgspec.Struct, frozen=True):
     """Delete a stream."""
 
     path: str
 
 
-class Reclaim(NamedTuple):
+class Reclaim(msgspec.Struct, frozen=True):
     """Delete the stream with this creation number if its lifetime is over (sent by the server itself)."""
 
     path: str
     number: int
 
 
-class Release(NamedTuple):
+class Release(msgspec.Struct, frozen=True):
     """Drop a deleted fork's hold on its source (sent by the server itself)."""
 
     path: str
@@ -98,7 +98,7 @@ class Release(NamedTuple):
 Command = Create | Append | Delete | Reclaim | Release
 
 
-class Created(NamedTuple):
+class Created(msgspec.Struct, frozen=True):
     """The stream is there; ``existed`` if it was there before, with the same configuration."""
 
     content_type: str
@@ -107,7 +107,7 @@ class Created(NamedTuple):
     existed: bool
 
 
-class Appended(NamedTuple):
+class Appended(msgspec.Struct, frozen=True):
     """The append is durable, now or (``duplicate``) since an earlier delivery of the same request.
 
     Args:
@@ -123,7 +123,7 @@ class Appended(NamedTuple):
     producer: Producer | None = None
 
 
-class Deleted(NamedTuple):
+class Deleted(msgspec.Struct, frozen=True):
     """The stream is deleted."""
 
 

@@ -12,7 +12,6 @@ import codecs
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 import msgspec
 
@@ -53,7 +52,7 @@ _value_decoder = msgspec.json.Decoder(msgspec.Raw)
 Message = msgspec.Raw | bytes
 
 
-class Content(NamedTuple):
+class Content(msgspec.Struct, frozen=True):
     """A body made ready for a stream: the bytes to store, or why it cannot be stored.
 
     Args:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from enum import Enum
-from typing import NamedTuple
+
+import msgspec
 
 from unbroken.errors import InvalidOffset
 
@@ -26,7 +27,7 @@ class Anchor(Enum):
     NOW = "now"
 
 
-class Offset(NamedTuple):
+class Offset(msgspec.Struct, frozen=True, order=True, gc=False):
     """A position in a stream.
 
     Args:
@@ -38,7 +39,7 @@ class Offset(NamedTuple):
     position: int
 
     def __str__(self) -> str:
-        return f"{self.number:016d}_{self.position:016d}"
+        return "%016d_%016d" % (self.number, self.position)  # noqa: UP031 (an f-string takes twice as long)
 
 
 def parse_offset(text: str) -> Offset | Anchor:

@@ -29,7 +29,6 @@ backup was made can come to mean other bytes. ``former`` names the numbers it ha
 from __future__ import annotations
 
 from enum import Enum, auto
-from typing import NamedTuple
 
 import msgspec
 
@@ -254,7 +253,7 @@ class Presence(Enum):
     """Deleted or expired, and its data kept for forks."""
 
 
-class View(NamedTuple):
+class View(msgspec.Struct, frozen=True, gc=False):
     """A stream as it is at a moment."""
 
     presence: Presence
@@ -327,7 +326,7 @@ def offset_at(state: StreamState, position: int) -> Offset:
 # --- decisions ---------------------------------------------------------------------------------------------------
 
 
-class Situation(NamedTuple):
+class Situation(msgspec.Struct, frozen=True, gc=False):
     """Everything a decision depends on besides the command.
 
     Args:
@@ -347,7 +346,7 @@ class Situation(NamedTuple):
     held: bool = False
 
 
-class Decision(NamedTuple):
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """What the client is told, once the records (if any) are durable."""
 
     outcome: Outcome

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from urllib.parse import quote
 
+from msgspec.structs import replace
+
 from unbroken.engine.engine import Engine
 from unbroken.errors import InvalidHeader, MethodNotAllowed, StreamNotFound, Unavailable, UnbrokenError
 from unbroken.protocol.commands import Append, Appended, Create, Created, Delete, ForkRequest, Outcome
@@ -221,7 +223,7 @@ class App:
         with await self._bodies.read(request) as body:
             command = _append_command(request.fields, path, b"")
             if command.fault is None:
-                command = command._replace(content=await self.engine.prepare(body, command.content_type))
+                command = replace(command, content=await self.engine.prepare(body, command.content_type))
             return _appended(await self.engine.execute(command), body)
 
     async def _delete(self, path: str) -> Response:

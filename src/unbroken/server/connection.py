@@ -37,7 +37,6 @@ class Connection(HttpToolsProtocol):
     _app: App | None = None
     """What answers those who take the short cut; None if nobody is to."""
     _overhead_bytes = 0
-    _packet_bytes = 0
     _held: Fields | None = None
     """The headers of a request that uvicorn does not know of yet: its body may be about to come."""
     _held_body = b""
@@ -54,9 +53,8 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes arrived. What is not a body's data is overhead: head, chunk framing, trailers."""
-        self._packet_bytes = len(data)
-        self._overhead_bytes += self._packet_bytes
-        if self._overhead_bytes > HEAD_BYTES_MAX + self._packet_bytes:
+        self._overhead_bytes += len(data)
+        if self._overhead_bytes > HEAD_BYTES_MAX + len(data):
             self.transport.write(_TOO_LARGE)
             self.transport.close()
             return
@@ -66,16 +64,18 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A request begins. Uvicorn is told in `_go_the_long_way`, if it is to know at all."""
-        self._overhead_bytes = 0
+        self._overhead_bytes, self._fields_bytes = 0, 0
         self.url, self.headers = b"", []
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header was read, or a trailer."""
+        self._fields_bytes += len(name) + len(value)
+        if self._fields_bytes > HEAD_BYTES_MAX:
+            raise ValueError("the head is too large")
         self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """The head was read."""
-        self._check_size()
         parser: httptools.HttpRequestParser = self.parser
         fields = join_fields(self.headers)
         if parser.should_upgrade() and (b"content-length" in fields or b"transfer-encoding" in fields):
@@ -84,13 +84,6 @@ class Connection(HttpToolsProtocol):
             self._held, self._held_body = fields, b""
         else:
             self._go_the_long_way()
-
-    def _check_size(self) -> None:
-        """The sum over packets is bounded as they come; this is for what came in one."""
-        if self._packet_bytes > HEAD_BYTES_MAX:
-            fields_bytes = sum(len(name) + len(value) for name, value in self.headers)
-            if fields_bytes > HEAD_BYTES_MAX:
-                raise ValueError("the head is too large")
 
     def _takes_short_cut(self, parser: httptools.HttpRequestParser, fields: Fields) -> bool:
         if self.cycle and not self.cycle.response_complete:
@@ -129,7 +122,6 @@ class Connection(HttpToolsProtocol):
         """The body was read, and the trailers."""
         self._overhead_bytes = 0
         if self._held is None:
-            self._check_size()
             super().on_message_complete()
             return
         assert self._app is not None

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from unbroken.protocol.headers import Fields
 from unbroken.protocol.scopes import Principal
@@ -94,7 +96,7 @@ class Request(ABC):
         """Have ``callback`` called if the client goes away from now on. The body must have been read."""
 
 
-class Response(NamedTuple):
+class Response(msgspec.Struct):
     """One response; an iterator as body is sent part by part, at the pace of the client."""
 
     status: int

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Literal, NamedTuple, Protocol
 
+import msgspec
+
 from unbroken.errors import UnbrokenError
 from unbroken.protocol.producers import Producer
 from unbroken.protocol.stream import Record, StreamState
@@ -49,7 +51,7 @@ class Totals(NamedTuple):
     total_bytes: int
 
 
-class Change(NamedTuple):
+class Change(msgspec.Struct, frozen=True, gc=False):
     """One record, where it happens, and the stream before and after it."""
 
     path: str

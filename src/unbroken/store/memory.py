@@ -104,7 +104,7 @@ class MemoryStore:
         return self._last_number
 
     def _make(self, change: Change) -> None:
-        path, record, before, after = change
+        path, record, before, after = change.path, change.record, change.before, change.after
         if after is None:
             del self._states[path]
         else:

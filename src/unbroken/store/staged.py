@@ -41,7 +41,15 @@ class Piece(NamedTuple):
 
 
 class StagedTransaction:
-    """See `unbroken.store.base.Transaction`. The store takes what it gathered when the block is left."""
+    """See `unbroken.store.base.Transaction`. The store takes what it gathered when the block is left.
+
+    Attributes:
+        changes: what was written, in order.
+        pieces: what was staged.
+        unstaged: streams whose pieces are to be discarded.
+        size_bytes: of the data in all changes.
+        largest_bytes: of the data in one of them, at most.
+    """
 
     def __init__(self, base: Base) -> None:
         self._base = base
@@ -52,6 +60,7 @@ class StagedTransaction:
         self.changes: list[Change] = []
         self.pieces: list[Piece] = []
         self.unstaged: list[int] = []
+        self.size_bytes = self.largest_bytes = 0
 
     def state(self, path: str) -> StreamState | None:
         if path not in self._states:
@@ -72,15 +81,22 @@ class StagedTransaction:
         after = apply(before, record)
         self._states[path] = after
         if isinstance(record, Addition):
+            self._count(record.data)
             if (stamp := record.producer) is not None:
                 self._producers[(record.number, stamp.id)] = Producer(stamp.epoch, stamp.seq)
         elif isinstance(record, Creation):
+            self._count(record.data)
             self._number = record.number
         elif isinstance(record, Reference) and record.delta < 0:
             self._released.add(record.fork)
         change = Change(path, record, before, after)
         self.changes.append(change)
         return change
+
+    def _count(self, data: bytes) -> None:
+        size_bytes = len(data)
+        self.size_bytes += size_bytes
+        self.largest_bytes = max(self.largest_bytes, size_bytes)
 
     def stage(self, number: int, position: int, data: bytes) -> None:
         self.pieces.append(Piece(number, position, data))

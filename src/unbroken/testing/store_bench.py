@@ -12,6 +12,8 @@ import shutil
 from pathlib import Path
 from typing import ClassVar, Self
 
+from msgspec.structs import replace
+
 from unbroken.errors import UnbrokenError
 from unbroken.protocol.commands import Append, Command, Create, ForkRequest, Outcome, Release
 from unbroken.protocol.content import DEFAULT_CONTENT_TYPE, Content, frame_json
@@ -98,12 +100,13 @@ def write(
     situation = Situation(now, target, next_number=transaction.next_number())
     request = _fork_of(command)
     if request is not None:
-        situation = situation._replace(source=view(transaction.state(request.source_path), now, renewed_ms))
+        situation = replace(situation, source=view(transaction.state(request.source_path), now, renewed_ms))
     if isinstance(command, Append) and command.producer is not None and target.state is not None:
-        situation = situation._replace(producer=transaction.producer(target.state.number, command.producer.id))
+        situation = replace(situation, producer=transaction.producer(target.state.number, command.producer.id))
     if isinstance(command, Release):
-        situation = situation._replace(held=transaction.is_held(command.fork))
-    outcome, records = decide(command, situation)
+        situation = replace(situation, held=transaction.is_held(command.fork))
+    decision = decide(command, situation)
+    outcome, records = decision.outcome, decision.records
     for record in records:
         to_source = request is not None and isinstance(record, Reference)
         transaction.write(request.source_path if request is not None and to_source else command.path, record)

@@ -32,7 +32,7 @@ import msgspec
 
 from unbroken.errors import OutcomeUnknown, StorageFull, StoreError, StoreReadOnly, Unavailable, UnbrokenError
 from unbroken.protocol.producers import Producer
-from unbroken.protocol.stream import Addition, Creation, Deletion, Record, Reference, StreamState
+from unbroken.protocol.stream import Addition, Creation, Deletion, Reference, StreamState
 from unbroken.store.base import Change, Due, DueKind, Hold, Totals
 from unbroken.store.sqlite.checkpoint import Checkpointer
 from unbroken.store.sqlite.folding import choose, empty_trash, fold, return_space, trim_journal
@@ -299,10 +299,9 @@ class SqliteStore:
 
     async def _commit(self, transaction: StagedTransaction) -> None:
         changes, pieces = transaction.changes, transaction.pieces
-        sizes = [_size_of(change.record) for change in changes]
-        direct = _with_large_body(changes) if max(sizes) >= LARGE_BYTES else set()
+        direct = _with_large_body(changes) if transaction.largest_bytes >= LARGE_BYTES else set()
         written_ahead = self._staging.has(changes)
-        new_bytes = sum(len(piece.data) for piece in pieces) + (0 if written_ahead else sum(sizes))
+        new_bytes = sum(len(piece.data) for piece in pieces) + (0 if written_ahead else transaction.size_bytes)
         self._space.check(new_bytes, self._checkpointer.left_bytes, frees=not pieces and _frees(changes))
         journal_id = self._journal_id + 1
         with self._writing():
@@ -318,15 +317,15 @@ class SqliteStore:
         self._hidden.clear()
         self._journal_id = journal_id
         self._drop(folded)
-        for path, record, before, after in changes:
-            if isinstance(record, Creation):
-                self._last_number = record.number
+        self._last_number = transaction.next_number() - 1
+        for change in changes:
+            record, after = change.record, change.after
             if isinstance(record, Deletion):
-                self._overlay.hold(record, before)
-            if record.number in direct and after is not None:
-                self._remember(path, after)
+                self._overlay.hold(record, change.before)
+            if after is not None and record.number in direct:
+                self._remember(change.path, after)
             else:
-                self._overlay.add(path, record, after, journal_id)
+                self._overlay.add(change.path, record, after, journal_id)
         await self._checkpointer.after_commit(self._log_pages)
 
     async def fold_everything(self) -> bool:
@@ -520,10 +519,6 @@ def _due_by_kind(overlay: Overlay) -> dict[DueKind, list[Due]]:
     return {kind: sorted(due) for kind, due in found.items()}
 
 
-def _size_of(record: Record) -> int:
-    return len(record.data) if isinstance(record, Addition | Creation) else 0
-
-
 def _frees(changes: list[Change]) -> bool:
     """Whether all that is to be written brings no bytes and no streams, and makes some go."""
     return all(isinstance(change.record, Deletion | Reference) for change in changes)
@@ -538,7 +533,8 @@ def _with_large_body(changes: list[Change]) -> set[int]:
     numbers_at: dict[str, set[int]] = {}
     large: dict[int, str] = {}
     others: set[int] = set()
-    for path, record, _, _ in changes:
+    for change in changes:
+        path, record = change.path, change.record
         numbers_at.setdefault(path, set()).add(record.number)
         if not isinstance(record, Addition | Creation):
             others.add(record.number)
