@@ -40,6 +40,7 @@ check: .venv/.all
 	.venv/bin/ruff format --check --quiet
 	.venv/bin/ruff check --quiet
 	.venv/bin/mypy
+	.venv/bin/python tools/unasync.py --check
 
 bench: .venv/.all
 	@.venv/bin/python -m benchmarks $(ARGS)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from unbroken.client import AsyncClient
+    from unbroken.client import AsyncClient, Client
 
-__all__ = ["AsyncClient"]
+__all__ = ["AsyncClient", "Client"]
 
 
 def __getattr__(name: str) -> object:

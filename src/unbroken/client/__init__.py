@@ -4,6 +4,10 @@ from unbroken.client._async.client import AsyncClient
 from unbroken.client._async.follow import AsyncFollow
 from unbroken.client._async.producer import AsyncProducer
 from unbroken.client._async.stream import AsyncStream
+from unbroken.client._sync.client import Client
+from unbroken.client._sync.follow import Follow
+from unbroken.client._sync.producer import Producer
+from unbroken.client._sync.stream import Stream
 from unbroken.client.batches import Batch, Message
 from unbroken.client.listing import ListedStream
 from unbroken.client.positions import Position
@@ -17,10 +21,14 @@ __all__ = [
     "AsyncProducer",
     "AsyncStream",
     "Batch",
+    "Client",
+    "Follow",
     "ListedStream",
     "Message",
     "Page",
     "Position",
+    "Producer",
     "Retry",
+    "Stream",
     "StreamInfo",
 ]

@@ -12,7 +12,20 @@ from typing import Any
 
 import httpx2
 
-__all__ = ["Lock", "Ticket", "Waiters", "Worker", "call", "end", "limit", "next_chunk", "resolve", "sleep", "unlimit"]
+__all__ = [
+    "Lock",
+    "Ticket",
+    "Waiters",
+    "Worker",
+    "call",
+    "chunks_of",
+    "end",
+    "limit",
+    "next_chunk",
+    "resolve",
+    "sleep",
+    "unlimit",
+]
 
 
 async def sleep(seconds: float) -> None:
@@ -36,6 +49,11 @@ async def call(function: Callable[..., Any], *args: Any) -> Any:
 def limit(seconds: float) -> asyncio.Timeout:
     """A block that may take so long: TimeoutError after that. Infinity is for ever."""
     return asyncio.timeout(None if math.isinf(seconds) else seconds)
+
+
+def chunks_of(response: httpx2.Response) -> AsyncGenerator[bytes]:
+    """The body of an answer as it comes."""
+    return response.aiter_bytes()
 
 
 def unlimit(response: httpx2.Response) -> None:

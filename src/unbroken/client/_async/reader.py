@@ -239,7 +239,7 @@ class _Events:
     ) -> None:
         self.stack = stack
         self.response = response
-        self.chunks: AsyncGenerator[bytes] = response.aiter_bytes()
+        self.chunks = io.chunks_of(response)
         self.decoder = EventPieces(
             json=is_json(reading.content_type),
             base64_=response.headers.get("stream-sse-data-encoding", "").strip().lower() == "base64",

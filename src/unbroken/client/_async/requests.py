@@ -198,7 +198,7 @@ async def read_body(response: httpx2.Response, limit_bytes: int, ask: Ask) -> by
     """
     parts: list[bytes] = []
     size_bytes = 0
-    async with aclosing(response.aiter_bytes()) as chunks:
+    async with aclosing(io.chunks_of(response)) as chunks:
         async for chunk in chunks:
             parts.append(chunk)
             size_bytes += len(chunk)

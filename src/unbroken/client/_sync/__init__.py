@@ -1,0 +1,1 @@
+"""The client that waits: generated from ``_async`` by ``tools/unasync.py``."""
