@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -26,7 +26,7 @@ from unbroken.engine.commit import Committer, NotDecided
 from unbroken.engine.expiry import Expiry
 from unbroken.engine.follow import Waiters
 from unbroken.engine.follower import Follower
-from unbroken.engine.pages import Page, count_messages, read_page
+from unbroken.engine.pages import Page, count_messages, read_page, read_page_before
 from unbroken.engine.upload import Tell
 from unbroken.engine.usage import UNLIMITED, Quota, Usage
 from unbroken.errors import InvalidOffset, StoreError, Unavailable, UnbrokenError
@@ -390,14 +390,38 @@ class Engine:
         self._expiry.renew(state)
         return state
 
-    async def read(self, path: str, offset: Offset | Anchor | str = Anchor.BEGINNING) -> Page:
+    async def read(
+        self, path: str, offset: Offset | Anchor | str = Anchor.BEGINNING, *, limit_bytes: int | None = None
+    ) -> Page:
         """Read the page that begins at an offset.
+
+        Args:
+            path: of the stream.
+            offset: where the page begins.
+            limit_bytes: its greatest size, if that is to be less than the engine's.
 
         Raises:
             InvalidOffset, OffsetGone, StreamNotFound, StreamGone, InvalidPath, StoreError.
         """
         state = self.touch(parse_path(path))
-        return await self.page(state, _position(state, offset))
+        return await self.page(state, _position(state, offset), limit_bytes)
+
+    async def read_before(
+        self, path: str, offset: Offset | Anchor | str = Anchor.NOW, *, limit_bytes: int | None = None
+    ) -> Page:
+        """Read the page that ends at an offset: by default the stream's last one. ``page.offset`` is where it begins.
+
+        Args:
+            path: of the stream.
+            offset: where the page ends.
+            limit_bytes: its greatest size, if that is to be less than the engine's.
+
+        Raises:
+            InvalidOffset, OffsetGone, StreamNotFound, StreamGone, InvalidPath, StoreError.
+        """
+        state = self.touch(parse_path(path))
+        reading = read_page_before(self.store, state, _position(state, offset), self._page_bytes(limit_bytes))
+        return await self._unless_deleted(state, reading)
 
     async def offset_since(self, path: str, since: datetime) -> Offset:
         """Where what was committed at a time or later begins: after the last byte that was committed before it.
@@ -419,7 +443,7 @@ class Engine:
                 return offset_at(state, position)
         return offset_at(state, 0)
 
-    async def page(self, state: StreamState, start: int) -> Page:
+    async def page(self, state: StreamState, start: int, limit_bytes: int | None = None) -> Page:
         """Read the page of a stream that begins at a byte position.
 
         Raises:
@@ -427,8 +451,15 @@ class Engine:
             StreamNotFound, StreamGone: the stream was deleted meanwhile.
             StoreError: the store is damaged.
         """
+        return await self._unless_deleted(state, read_page(self.store, state, start, self._page_bytes(limit_bytes)))
+
+    def _page_bytes(self, limit_bytes: int | None) -> int:
+        return self.page_bytes if limit_bytes is None else min(limit_bytes, self.page_bytes)
+
+    async def _unless_deleted(self, state: StreamState, reading: Awaitable[Page]) -> Page:
+        """A page, or the reason why bytes of it are missing."""
         try:
-            return await read_page(self.store, state, start, self.page_bytes)
+            return await reading
         except StoreError:
             now = self.lookup(state.path)
             if now.live().number != state.number:

@@ -10,7 +10,7 @@ from unbroken.protocol.offsets import Offset
 from unbroken.protocol.stream import StreamState, offset_at
 from unbroken.store.base import Store
 
-__all__ = ["Page", "count_messages", "read_page"]
+__all__ = ["Page", "count_messages", "read_page", "read_page_before"]
 
 
 class Page(NamedTuple):
@@ -27,6 +27,11 @@ class Page(NamedTuple):
     start: int
     end: int
     data: bytes
+
+    @property
+    def offset(self) -> Offset:
+        """Where it begins."""
+        return offset_at(self.state, self.start)
 
     @property
     def next_offset(self) -> Offset:
@@ -119,6 +124,49 @@ async def _rest_of_message(store: Store, state: StreamState, start: int, step_by
             return b"".join((*parts, part[: found + 1]))
         parts.append(part)
         start += len(part)
+
+
+async def read_page_before(store: Store, state: StreamState, end: int, limit_bytes: int) -> Page:
+    """Read the page that ends at a position.
+
+    Args:
+        store: where from.
+        state: the stream.
+        end: a position of it.
+        limit_bytes: the page's greatest size. A JSON page begins on a message boundary and holds at least one message,
+            however large.
+
+    Raises:
+        InvalidOffset: the position is inside a JSON message.
+        StoreError: bytes are missing, because the stream was deleted meanwhile or the store is damaged.
+    """
+    start = max(0, end - limit_bytes)
+    if start == end:
+        return Page(state, start, end, b"")
+    # One byte more, before the page, tells whether it begins on a boundary.
+    lead = 1 if state.json and start else 0
+    data = await _read(store, state, start - lead, end)
+    if not state.json:
+        return Page(state, start, end, data)
+    if data[-1:] != SEPARATOR:
+        raise InvalidOffset("the offset is inside a message")
+    if lead:
+        cut = data.find(SEPARATOR, 0, -1) + 1
+        data = data[cut:] if cut else await _beginning_of_message(store, state, start - lead, limit_bytes) + data
+    return Page(state, end - len(data), end, data)
+
+
+async def _beginning_of_message(store: Store, state: StreamState, end: int, step_bytes: int) -> bytes:
+    """What comes before ``end`` of a message that is larger than a page."""
+    parts: list[bytes] = []
+    found = -1
+    while end and found < 0:
+        start = max(0, end - step_bytes)
+        part = await _read(store, state, start, end)
+        found = part.rfind(SEPARATOR)
+        parts.append(part[found + 1 :])
+        end = start
+    return b"".join(reversed(parts))
 
 
 async def count_messages(store: Store, state: StreamState, start: int, count: int, limit_bytes: int) -> int | None:

@@ -42,8 +42,8 @@ REQUEST_HEADERS = (
 )
 RESPONSE_HEADERS = (
     "ETag, Location, Producer-Epoch, Producer-Expected-Seq, Producer-Received-Seq, Producer-Seq, Retry-After, "
-    "Stream-Closed, Stream-Cursor, Stream-Expires-At, Stream-Next-Offset, Stream-SSE-Data-Encoding, Stream-TTL, "
-    "Stream-Up-To-Date"
+    "Stream-Closed, Stream-Cursor, Stream-Expires-At, Stream-Next-Offset, Stream-Previous-Offset, "
+    "Stream-SSE-Data-Encoding, Stream-TTL, Stream-Up-To-Date"
 )
 
 _VALUE_CHARS_MAX = 256
@@ -149,6 +149,8 @@ class ReadQuery(NamedTuple):
         cursor: as echoed by the client.
         timeout_s: how long a long-poll may wait at most, if the client wants it shorter.
         since_ms: instead of an offset: begin with what was committed at this time (Unix, milliseconds) or later.
+        before: instead of an offset: where the page is to end.
+        limit_bytes: the page's greatest size, if the client wants it smaller than the server makes it.
     """
 
     offset: str | None
@@ -156,6 +158,8 @@ class ReadQuery(NamedTuple):
     cursor: str | None
     timeout_s: float | None
     since_ms: int | None = None
+    before: str | None = None
+    limit_bytes: int | None = None
 
 
 _NO_QUERY = ReadQuery(None, None, None, None)
@@ -166,8 +170,8 @@ def parse_read_query(query: bytes) -> ReadQuery:
     """Parse the query of a GET; unknown parameters are ignored.
 
     Raises:
-        InvalidOffset: ``offset`` is empty or repeated.
-        InvalidHeader: ``live``, ``timeout`` or ``since`` has an unknown value.
+        InvalidOffset: ``offset`` or ``before`` is empty or repeated.
+        InvalidHeader: ``live``, ``timeout``, ``since`` or ``limit`` has an unknown value, or one excludes another.
     """
     if not query:
         return _NO_QUERY
@@ -175,22 +179,29 @@ def parse_read_query(query: bytes) -> ReadQuery:
     for pair in query.decode("latin-1").split("&"):
         name, _, value = pair.partition("=")
         name = unquote_plus(name)
-        if name == "offset" and name in values:
-            raise InvalidOffset("offset is given more than once")
+        if name in ("offset", "before") and name in values:
+            raise InvalidOffset(f"{name} is given more than once")
         values[name] = unquote_plus(value)
     offset, live, timeout = values.get("offset"), values.get("live"), values.get("timeout")
-    if offset == "":
-        raise InvalidOffset("offset is empty")
+    before, since, limit = values.get("before"), values.get("since"), values.get("limit")
+    if "" in (offset, before):
+        raise InvalidOffset("the offset is empty")
     if live is not None and live not in ("long-poll", "sse"):
         raise InvalidHeader("live must be long-poll or sse")
     if timeout is not None and not _SECONDS.fullmatch(timeout):
         raise InvalidHeader("timeout must be a number of seconds")
-    if (since := values.get("since")) is not None and offset is not None:
-        raise InvalidHeader("offset and since exclude each other")
+    if [offset, since, before].count(None) < 2:
+        raise InvalidHeader("offset, since and before exclude each other")
+    if before is not None and live is not None:
+        raise InvalidHeader("what comes before an offset cannot be followed")
+    if limit is not None and not parse_integer(limit, "limit"):
+        raise InvalidHeader("limit must be at least 1")
     return ReadQuery(
         offset,
         live,
         values.get("cursor"),
         None if timeout is None else float(timeout),
         None if since is None else parse_time(since, "since"),
+        before,
+        None if limit is None else int(limit),
     )

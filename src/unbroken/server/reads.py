@@ -70,11 +70,18 @@ class Reads:
     # --- catch-up --------------------------------------------------------------------------------------------------
 
     async def _catch_up(self, request: Request, path: str, query: ReadQuery) -> Response:
-        anchor = Anchor.BEGINNING if query.offset is None else query.offset
-        page = await self._engine.read(path, anchor)
+        if query.before is not None:
+            page = await self._engine.read_before(path, query.before, limit_bytes=query.limit_bytes)
+        else:
+            anchor = Anchor.BEGINNING if query.offset is None else query.offset
+            page = await self._engine.read(path, anchor, limit_bytes=query.limit_bytes)
+        begins: Headers = []
+        if page.start and (query.before is not None or query.since_ms is not None):
+            # Whoever did not name the place where it begins is told.
+            begins.append((b"stream-previous-offset", str(page.offset).encode()))
         if _is_momentary(query):
-            return Response(200, [*_page_headers(page), _NO_STORE], page.body)
-        return self._page_response(request, page)
+            return Response(200, [*_page_headers(page), *begins, _NO_STORE], page.body)
+        return self._page_response(request, page, *begins)
 
     def _page_response(self, request: Request, page: Page, *extra: tuple[bytes, bytes]) -> Response:
         """A page, or 304 if the client has it."""
@@ -202,7 +209,7 @@ _FOREVER = _Forever()
 
 def _is_momentary(query: ReadQuery) -> bool:
     """Whether the same URL may mean another page later."""
-    return query.offset == "now" or query.since_ms is not None
+    return "now" in (query.offset, query.before) or query.since_ms is not None
 
 
 def _page_headers(page: Page) -> Headers:
