@@ -17,7 +17,6 @@ from tests.engine.helpers import until
 from tests.server.conftest import Serve
 from tests.server.process import ServerProcess, server_process
 from tests.server.site import JSON, TEXT, offset, problem_code
-from unbroken.server.bodies import BodyReader
 from unbroken.testing import Address, connect, encode_chunk, encode_request
 
 MEBIBYTE = 1024 * 1024
@@ -137,12 +136,6 @@ async def test_client_that_never_reads_its_answers(tmp_path: Path) -> None:
 # --- uploads that stop, or never end ---------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bodies that stop arriving are given up after 0.2 s."""
-    monkeypatch.setattr(BodyReader.__init__, "__kwdefaults__", {"idle_timeout_s": 0.2})
-
-
 async def test_requests_sent_ahead_are_not_hoarded(tmp_path: Path, report_fact: Report) -> None:
     """100,000 pipelined appends: the server reads on only when it has answered what it has read."""
     count = 100_000
@@ -170,8 +163,8 @@ async def test_requests_sent_ahead_are_not_hoarded(tmp_path: Path, report_fact: 
 
 
 @pytest.mark.parametrize("method", ["PUT", "POST"])
-async def test_stalled_upload_is_given_up(serve: Serve, short_patience: None, method: str) -> None:
-    async with serve() as site, site.connect() as stalled:
+async def test_stalled_upload_is_given_up(serve: Serve, method: str) -> None:
+    async with serve(body_timeout=0.2) as site, site.connect() as stalled:
         if method == "POST":
             await site.create("/a", TEXT)
         await stalled.send(encode_request(method, "/a", {**TEXT, "content-length": "1000"}) + b"half of it")
@@ -186,8 +179,8 @@ async def test_stalled_upload_is_given_up(serve: Serve, short_patience: None, me
         assert (await site.get("/other")).body == b"x" * 20
 
 
-async def test_stalled_chunked_upload_is_given_up(serve: Serve, short_patience: None) -> None:
-    async with serve() as site, site.connect() as stalled:
+async def test_stalled_chunked_upload_is_given_up(serve: Serve) -> None:
+    async with serve(body_timeout=0.2) as site, site.connect() as stalled:
         await site.create("/a", TEXT)
         await stalled.send(encode_request("POST", "/a", {**TEXT, "transfer-encoding": "chunked"}) + b"5\r\nhal")
         assert problem_code(await stalled.read_response()) == (408, "request-timeout")
@@ -204,10 +197,9 @@ async def test_many_stalled_uploads_do_not_block_others(serve: Serve) -> None:
             assert (await site.append("/a", TEXT, b"y")) == offset(1, number + 1)
 
 
-async def test_slow_upload_is_not_given_up(serve_memory: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slow_upload_is_not_given_up(serve_memory: Serve) -> None:
     """Slow is not stalled: what counts is the time since the last byte."""
-    monkeypatch.setattr(BodyReader.__init__, "__kwdefaults__", {"idle_timeout_s": 1.0})
-    async with serve_memory() as site, site.connect() as slow:
+    async with serve_memory(body_timeout=1.0) as site, site.connect() as slow:
         await site.create("/a", TEXT)
         await slow.send(encode_request("POST", "/a", {**TEXT, "content-length": "10"}))
         for _ in range(10):
@@ -217,13 +209,12 @@ async def test_slow_upload_is_not_given_up(serve_memory: Serve, monkeypatch: pyt
         assert (await site.get("/a")).body == b"x" * 10
 
 
-async def test_bodies_in_flight_are_limited_together(serve_memory: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_bodies_in_flight_are_limited_together(serve_memory: Serve) -> None:
     """Each within its own limit, all together over theirs: 503 with Retry-After, and room again when some have gone."""
-    monkeypatch.setattr("unbroken.server.bodies._IN_FLIGHT_BYTES_MIN", 0)
     body = b"y" * 900
     # A small body that comes in one packet with its head is not counted; behind a proxy this is not looked for.
     proxied = {**TEXT, "x-forwarded-proto": "http"}
-    async with serve_memory(max_body=1000) as site, AsyncExitStack() as stack:
+    async with serve_memory(max_body=1000, max_bodies_size=4000) as site, AsyncExitStack() as stack:
         await site.create("/a", TEXT)
         uploads = [await stack.enter_async_context(site.connect()) for _ in range(4)]
         for upload in uploads:

@@ -1,4 +1,4 @@
-"""What the server may hold at most: refused with a code of its own, and everything else goes on."""
+"""What the server may hold, and what a client may take: refused with a code of its own, and everything else goes on."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ import pytest
 
 from tests.server.conftest import Serve
 from tests.server.site import TEXT, closed, problem_code, producer, until
+from unbroken.errors import RateLimited
+from unbroken.protocol.scopes import Principal, grant
+from unbroken.server.access import AccessRequest
+from unbroken.server.settings import Settings
+from unbroken.server.shares import Bucket, WriteRates
+from unbroken.testing import connect, encode_request, live_server
 
 
 async def test_stream_that_is_full(serve: Serve) -> None:
@@ -53,3 +59,108 @@ async def test_no_limit(serve_memory: Serve, limit: str) -> None:
     async with serve_memory(**{limit: None}) as site:
         await until(lambda: site.engine.usage.measured)
         await site.create("/a", TEXT, b"x")
+
+
+# --- rates of writing ------------------------------------------------------------------------------------------------
+
+
+async def test_more_bytes_than_the_rate_have_to_wait(serve: Serve) -> None:
+    """A body is let in whole, and paid for afterwards; every way of writing counts."""
+    async with serve(append_bandwidth=10) as site:
+        await site.create("/a", TEXT, b"x" * 600)
+        proxied = {**TEXT, "x-forwarded-proto": "http"}
+        for refused in (
+            await site.post("/a", TEXT, b"y"),
+            await site.post("/a", proxied, b"y"),
+            await site.put("/b", TEXT),
+        ):
+            assert problem_code(refused) == (429, "rate-limited")
+            assert 50 <= int(refused["retry-after"]) <= 60
+        assert (await site.get("/a")).body == b"x" * 600
+        assert (await site.delete("/a")).status == 204
+
+
+async def test_refused_upload_is_not_read(serve: Serve) -> None:
+    """The refusal comes before the body does."""
+    async with serve(append_bandwidth=10) as site, site.connect() as connection:
+        await site.create("/a", TEXT, b"x" * 600)
+        await connection.send(encode_request("POST", "/a", {**TEXT, "content-length": "1000000"}))
+        assert problem_code(await connection.read_response()) == (429, "rate-limited")
+
+
+def _by_cookie(request: AccessRequest) -> Principal | None:
+    name = request.headers.get("cookie")
+    return Principal(name, grant(admin="/**")) if name else None
+
+
+async def test_each_client_has_a_share_of_its_own() -> None:
+    settings = Settings(principal_append_bandwidth=10, principal_live_reads=1)
+    async with live_server(settings=settings, authorize=_by_cookie) as server, connect(*server.address) as connection:
+        ann, ben = {**TEXT, "cookie": "ann"}, {**TEXT, "cookie": "ben"}
+        assert (await connection.request("PUT", "/a", ann, b"x" * 600)).status == 201
+        assert problem_code(await connection.request("POST", "/a", ann, b"y")) == (429, "rate-limited")
+        assert (await connection.request("POST", "/a", ben, b"y")).status == 204
+        async with connect(*server.address) as following:
+            await following.send(encode_request("GET", "/a?offset=now&live=sse", ann))
+            assert (await following.read_head()).status == 200
+            await following.read_part()
+            for live in ("sse", "long-poll"):
+                refused = await connection.request("GET", f"/a?offset=now&live={live}", ann)
+                assert problem_code(refused) == (429, "too-many-live-reads")
+                assert int(refused["retry-after"]) > 0
+            assert (await connection.request("GET", "/a?offset=now&live=long-poll&timeout=0", ben)).status == 204
+            assert (await connection.request("GET", "/a", ann)).status == 200
+        assert (await connection.request("GET", "/a?offset=-1&live=long-poll", ann)).status in (200, 429)
+        await until(lambda: server.app.app.live_reads == 0)
+        assert (await connection.request("GET", "/a?offset=-1&live=long-poll", ann)).status == 200
+
+
+def test_bucket_gives_back_what_the_rate_says() -> None:
+    bucket = Bucket(10, 0.0)
+    assert bucket.wait_s(0.0) == 0
+    for _ in range(10):
+        bucket.take(1)
+    assert bucket.wait_s(0.0) == pytest.approx(0, abs=1e-6)
+    bucket.take(20)
+    assert bucket.wait_s(0.0) == pytest.approx(2)
+    assert bucket.wait_s(1.5) == pytest.approx(0.5)
+    assert bucket.wait_s(2.1) == 0
+    assert bucket.wait_s(1000.0) == 0
+    bucket.take(10.5)
+    assert bucket.wait_s(1000.0) > 0, "no more than a second's worth is saved up"
+
+
+def test_shares_of_many_clients_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unbroken.server.shares._PRINCIPALS_MAX", 3)
+    rates = WriteRates(Settings(principal_append_rate=1), lambda: 0.0)
+    clients = [Principal(str(number), grant(read="/**")) for number in range(5)]
+    for client in clients:
+        rates.admit(client)
+    with pytest.raises(RateLimited):
+        rates.admit(clients[4])
+    rates.admit(clients[0])
+
+
+# --- live reads ------------------------------------------------------------------------------------------------------
+
+
+async def test_live_reads_are_limited(serve: Serve) -> None:
+    async with serve(max_live_reads=2) as site:
+        await site.create("/a", TEXT, b"x")
+        async with site.waiting("/a?offset=now&live=long-poll"), site.events("/a?offset=-1&live=sse") as events:
+            await events.batch()
+            for live in ("sse", "long-poll"):
+                refused = await site.get(f"/a?offset=-1&live={live}")
+                assert problem_code(refused) == (503, "overloaded")
+                assert int(refused["retry-after"]) > 0
+            assert (await site.get("/a")).body == b"x"
+        await until(lambda: site.app.app.live_reads == 0)
+        assert (await site.get("/a?offset=-1&live=long-poll")).status == 200
+
+
+async def test_refused_live_reads_are_not_counted(serve: Serve) -> None:
+    async with serve(max_live_reads=1) as site:
+        await site.create("/a", TEXT, b"x")
+        for target in ("/a?live=sse", "/a?offset=bad&live=sse", "/missing?offset=-1&live=long-poll"):
+            assert (await site.get(target)).status in (400, 404)
+        assert site.app.app.live_reads == 0

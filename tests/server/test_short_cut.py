@@ -159,10 +159,9 @@ async def test_idle_connection_is_closed(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, connections: list[Connection]
 ) -> None:
     """After its last answer, not while one is still to come."""
-    async with serve() as site, site.connect() as connection:
+    async with serve(idle_timeout=0.05) as site, site.connect() as connection:
         await site.create("/a", TEXT)
         submit, submitted = site.engine.submit, list[tuple[Command, Tell]]()
-        monkeypatch.setattr(connections[0], "timeout_keep_alive", 0.05)
         assert (await connection.request("POST", "/a", TEXT, b"x")).status == 204
         monkeypatch.setattr(site.engine, "submit", lambda *given: submitted.append(given))
         await connection.send(encode_request("POST", "/a", TEXT, b"x"))

@@ -47,6 +47,18 @@ _FLAGS = {
         "max_streams": "Greatest number of streams, or none. (10000000)",
         "max_total_size": "Greatest size of all streams together, or none. (none)",
         "disk_reserve": "Of the disk, left free: nothing but deletes is taken once no more is. (128MiB)",
+        "max_bodies_size": "Greatest size of all request bodies under way. (256MiB)",
+        "append_rate": "Appends in a second, or none. (none)",
+        "append_bandwidth": "Bytes appended in a second, or none. (none)",
+        "principal_append_rate": "Appends in a second by each client that is recognised, or none. (10000)",
+        "principal_append_bandwidth": "Bytes appended in a second by each of them, or none. (64MiB)",
+        "max_live_reads": "Long-polls and SSE responses at a time. (10000)",
+        "principal_live_reads": "The same, by each client that is recognised, or none. (1000)",
+        "max_connections": "Connections at a time. (10000, or fewer if the system allows no more open files)",
+        "head_timeout": "Seconds until the head of a request must have arrived. (20)",
+        "idle_timeout": "Seconds that a connection stays open between two requests. (75)",
+        "body_timeout": "Seconds without a byte until a request's body is given up. (30)",
+        "upload_timeout": "Seconds that a request's body may take in all. (600)",
     },
 }
 _SWITCHES = ("litestream", "insecure")

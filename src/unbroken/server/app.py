@@ -7,6 +7,7 @@ a problem document, with the same headers as any other response.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from functools import lru_cache
 from urllib.parse import quote
@@ -35,11 +36,12 @@ from unbroken.server.access import OPEN_PATHS, Access
 from unbroken.server.bodies import BodyReader
 from unbroken.server.cors import CorsPolicy
 from unbroken.server.hosts import HostPolicy
-from unbroken.server.http import ClientGone, Headers, Request, Response
+from unbroken.server.http import ClientGone, ConnectionLimits, Headers, Request, Response
 from unbroken.server.problems import problem
 from unbroken.server.reads import Reads
 from unbroken.server.reserved import RESERVED_PATHS, Reserved
 from unbroken.server.settings import Settings
+from unbroken.server.shares import WriteRates, limits_writes
 
 __all__ = ["App"]
 
@@ -64,13 +66,32 @@ class App:
         self.engine = engine
         self.access = access
         self.started = False
+        self.connection_limits = ConnectionLimits(
+            settings.max_connections, settings.head_timeout, settings.idle_timeout
+        )
         self._hosts = hosts
         self._public_url = settings.public_url
         self._cors = CorsPolicy(*_origins(settings, access), settings.public_url)
-        self._bodies = BodyReader(settings.max_body)
+        self._bodies = BodyReader(settings)
+        self._rates: WriteRates | None = None
+        if limits_writes(settings, knows_clients=access is not None):
+            self._rates = WriteRates(settings, time.monotonic)
         self._small_bytes = min(_SMALL_BYTES, settings.max_body)
         self._reads = Reads(engine, settings, access)
         self._reserved = Reserved(engine, access)
+
+    @property
+    def live_reads(self) -> int:
+        """How many long-polls and SSE responses are open."""
+        return self._reads.live.count
+
+    @property
+    def bodies_bytes(self) -> int:
+        """The bytes of all request bodies that are being received or stored."""
+        return self._bodies.in_flight_bytes
+
+    def count_refusal(self, error: UnbrokenError) -> None:
+        """Something was refused before it was a request."""
 
     @property
     def decides_by_scope(self) -> bool:
@@ -119,6 +140,7 @@ class App:
             path = self._admit(request)
             if path.startswith("/-/") or not (self.access is None or self.access.check_now(request, path)):
                 return False
+            self._pay(request, len(body))
             self.engine.submit(_append_command(request.fields, path, body), told)
         except Exception as error:
             answer(self._finished(request, _refusal(request, error)))
@@ -177,7 +199,9 @@ class App:
         content_type = parse_content_type(fields)
         lifetime = parse_lifetime(fields)
         fork = await self._fork_request(request)
+        self._pay(request)
         with await self._bodies.read(request) as body:
+            self._pay_bytes(request, len(body))
             body_type = content_type
             if fork is not None and content_type is None:
                 body_type = self.engine.inherited_type(fork)
@@ -219,8 +243,24 @@ class App:
             base = f"{request.scheme}://{host}{quote(request.roots[0])}"
         return (base + quote(path, safe="/~!$&'()*+,;=:@")).encode("latin-1")
 
+    def _pay(self, request: Request, size_bytes: int = 0) -> None:
+        """Count a write, and its bytes if they are known, where rates are limited.
+
+        Raises:
+            RateLimited: too much was written lately.
+        """
+        if self._rates is not None:
+            self._rates.admit(request.principal)
+            self._pay_bytes(request, size_bytes)
+
+    def _pay_bytes(self, request: Request, size_bytes: int) -> None:
+        if self._rates is not None:
+            self._rates.charge(request.principal, size_bytes)
+
     async def _append(self, request: Request, path: str) -> Response:
+        self._pay(request)
         with await self._bodies.read(request) as body:
+            self._pay_bytes(request, len(body))
             command = _append_command(request.fields, path, b"")
             if command.fault is None:
                 command = replace(command, content=await self.engine.prepare(body, command.content_type))

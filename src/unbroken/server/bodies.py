@@ -1,4 +1,9 @@
-"""Request bodies: read with limits, checked while they arrive."""
+"""Request bodies: read with limits, checked while they arrive.
+
+A slow client is nothing bad: it may send what it makes as it makes it. But what it has sent takes up memory until the
+end, so there is a limit to silence, to the time a body takes in all, and to the bytes of all bodies together. When
+that last one is met, whoever is slowest has to go, not whoever comes.
+"""
 
 from __future__ import annotations
 
@@ -6,33 +11,36 @@ import asyncio
 
 from unbroken.errors import BodyTooLarge, InvalidBody, Overloaded, RequestTimeout
 from unbroken.server.http import Request
+from unbroken.server.settings import Settings
 
-__all__ = ["IDLE_TIMEOUT_S", "Body", "BodyReader"]
+__all__ = ["Body", "BodyReader"]
 
-IDLE_TIMEOUT_S = 30.0
-_IN_FLIGHT_BYTES_MIN = 256 * 1024 * 1024
+_SPAN_S = 5.0
+"""How long a body is watched before it is called slow."""
+_SLOW_BYTES_PER_S = 64 * 1024
 
 
 class BodyReader:
     """Reads bodies, each up to a limit, and all that are in flight together up to another.
 
     Args:
-        max_bytes: greatest size of one body.
-        idle_timeout_s: seconds without a byte after which a body is given up.
+        settings: greatest sizes and times.
     """
 
-    def __init__(self, max_bytes: int, *, idle_timeout_s: float = IDLE_TIMEOUT_S) -> None:
-        self.max_bytes = max_bytes
-        self._in_flight_bytes_max = max(_IN_FLIGHT_BYTES_MIN, 4 * max_bytes)
-        self._in_flight_bytes = 0
-        self._idle_timeout_s = idle_timeout_s
+    def __init__(self, settings: Settings) -> None:
+        self.max_bytes = settings.max_body
+        self._in_flight_bytes_max = max(settings.max_bodies_size, settings.max_body)
+        self._idle_timeout_s = settings.body_timeout
+        self._timeout_s = settings.upload_timeout
+        self.in_flight_bytes = 0
+        self._arriving: set[Body] = set()
 
     async def read(self, request: Request) -> Body:
         """Read the whole body. Use the result as a context manager until it is dealt with.
 
         Raises:
             BodyTooLarge: over the limit; noticed from Content-Length, or as soon as it is exceeded.
-            RequestTimeout: it stopped arriving.
+            RequestTimeout: it stopped arriving, or took too long.
             Overloaded: too many bytes of other bodies are in flight.
             ClientGone: the client went away.
         """
@@ -62,13 +70,25 @@ class BodyReader:
 
     async def _receive(self, request: Request, body: Body) -> None:
         now_s = asyncio.get_running_loop().time
+        end_s = now_s() + self._timeout_s
+        self._arriving.add(body)
         try:
-            async with asyncio.timeout(self._idle_timeout_s) as patience:
+            async with asyncio.timeout(min(self._idle_timeout_s, self._timeout_s)) as patience:
+                body.watch(now_s(), patience)
                 while (part := await request.next_part()) is not None:
                     body.add(part)
-                    patience.reschedule(now_s() + self._idle_timeout_s)
+                    if body.given_up:
+                        raise TimeoutError
+                    body.mark(now_s())
+                    patience.reschedule(min(now_s() + self._idle_timeout_s, end_s))
         except TimeoutError:
+            if body.given_up:
+                raise RequestTimeout("others need the memory, and this body was the slowest to arrive") from None
+            if now_s() >= end_s:
+                raise RequestTimeout(f"the body did not arrive within {self._timeout_s:g} s") from None
             raise RequestTimeout(f"no byte of the body arrived for {self._idle_timeout_s:g} s") from None
+        finally:
+            self._arriving.discard(body)
 
     def reserve(self, size_bytes: int) -> None:
         """Count bytes as in flight.
@@ -76,30 +96,82 @@ class BodyReader:
         Raises:
             Overloaded: there are too many already.
         """
-        if self._in_flight_bytes + size_bytes > self._in_flight_bytes_max:
-            raise Overloaded("too many request bodies are in flight")
-        self._in_flight_bytes += size_bytes
+        while self.in_flight_bytes + size_bytes > self._in_flight_bytes_max:
+            if not self._give_up_slowest():
+                raise Overloaded("too many request bodies are in flight")
+        self.in_flight_bytes += size_bytes
 
     def release(self, size_bytes: int) -> None:
         """Count bytes as dealt with."""
-        self._in_flight_bytes -= size_bytes
+        self.in_flight_bytes -= size_bytes
+
+    def _give_up_slowest(self) -> bool:
+        """Drop the slowest of the bodies that are arriving, if any of them is slow."""
+        now_s = asyncio.get_running_loop().time()
+        slow = [(rate, id(body), body) for body in self._arriving if (rate := body.rate(now_s)) < _SLOW_BYTES_PER_S]
+        if not slow:
+            return False
+        _, _, body = min(slow)
+        self._arriving.discard(body)
+        body.give_up(now_s)
+        return True
 
 
 class Body:
     """A body in flight."""
 
-    __slots__ = ("_data", "_reader", "_size_bytes")
+    __slots__ = ("_data", "_mark_bytes", "_mark_s", "_patience", "_rate", "_reader", "_size_bytes", "given_up")
 
     def __init__(self, reader: BodyReader) -> None:
         self._reader = reader
         self._data: bytes | bytearray = b""
         self._size_bytes = 0
+        self._patience: asyncio.Timeout | None = None
+        self._mark_s = 0.0
+        self._mark_bytes = 0
+        self._rate = float("inf")
+        self.given_up = False
+
+    def watch(self, now_s: float, patience: asyncio.Timeout) -> None:
+        """It begins to arrive.
+
+        Args:
+            now_s: when.
+            patience: ends the wait for more of it.
+        """
+        self._mark_s, self._patience = now_s, patience
+
+    def mark(self, now_s: float) -> None:
+        """Some of it arrived."""
+        if now_s - self._mark_s >= _SPAN_S:
+            self._rate = (self._size_bytes - self._mark_bytes) / (now_s - self._mark_s)
+            self._mark_s, self._mark_bytes = now_s, self._size_bytes
+
+    def rate(self, now_s: float) -> float:
+        """About how many bytes a second arrived lately; infinitely many if it is too early to tell, or there are none
+        to be had back.
+        """
+        if not self._size_bytes:
+            return float("inf")
+        span_s = now_s - self._mark_s
+        return (self._size_bytes - self._mark_bytes) / span_s if span_s >= _SPAN_S else self._rate
+
+    def give_up(self, now_s: float) -> None:
+        """Let go of it, and end the wait for the rest."""
+        self.given_up = True
+        self._data = b""
+        self.release()
+        if self._patience is not None:
+            self._patience.reschedule(now_s)
 
     def add(self, part: bytes) -> None:
         """Take one more part."""
         if self._size_bytes + len(part) > self._reader.max_bytes:
             raise BodyTooLarge(self._reader.max_bytes)
         self._reader.reserve(len(part))
+        if self.given_up:  # to make room for itself
+            self._reader.release(len(part))
+            return
         self._size_bytes += len(part)
         if not self._data:
             self._data = part

@@ -1,5 +1,8 @@
 """One HTTP/1.1 connection: uvicorn's httptools protocol, with the limits that it leaves open and a short cut.
 
+Whoever connects has to send a head in time, and the next one before long; an answer that is under way is never hurried.
+What a client sends ahead, before it has its answers, is not read further than the first request that has to wait.
+
 A POST whose body comes in one packet with its head, as small appends do, is answered past ASGI: taking a body and a
 short answer through its messages cost more than deciding and storing them. Whatever is out of the ordinary (a body
 that is still to come, a proxy, an upgrade, a request before it that is not answered yet) goes uvicorn's way.
@@ -8,23 +11,33 @@ that is still to come, a proxy, an upgrade, a request before it that is not answ
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 import httptools
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from unbroken.errors import HeadTooLarge, InvalidRequest, RequestTimeout, TooManyConnections, UnbrokenError
 from unbroken.protocol.headers import Fields
 from unbroken.server.app import App
 from unbroken.server.asgi import AsgiApp
-from unbroken.server.http import Headers, Request, Response, join_fields
+from unbroken.server.cors import ALWAYS
+from unbroken.server.http import ConnectionLimits, Headers, Request, Response, join_fields
+from unbroken.server.problems import problem
 
 __all__ = ["HEAD_BYTES_MAX", "Connection"]
 
 HEAD_BYTES_MAX = 64 * 1024
 
-_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+_PARSED_BYTES = 4 * 1024
+"""So much is parsed before it is looked whether a request has to wait: it may be some seventy requests."""
+_PARSED_BODY_BYTES = 16 * 1024
 _UNUSUAL = {b"expect", b"transfer-encoding", b"upgrade", b"x-forwarded-proto"}
+
+
+class _HeadIsTooLarge(Exception):
+    """Raised through the parser, which has no other way to stop."""
 
 
 class Connection(HttpToolsProtocol):
@@ -36,46 +49,138 @@ class Connection(HttpToolsProtocol):
 
     _app: App | None = None
     """What answers those who take the short cut; None if nobody is to."""
+    _limits = ConnectionLimits()
     _overhead_bytes = 0
     _held: Fields | None = None
     """The headers of a request that uvicorn does not know of yet: its body may be about to come."""
     _held_body = b""
-    _idle_since_s: float | None = None
+    _later = b""
+    """What arrived behind a request that has to wait."""
+    _in_head = False
+    _in_body = False
+    _running: RequestResponseCycle | _Exchange | None = None
+    """The request that is being answered, or was last."""
+    _waits_since_s: float | None = None
+    """Since when the client is waited for; None while it waits for us."""
+    _patience_s = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
         super().connection_made(transport)
-        self.flow = _Flow(transport, self.pipeline)
+        self.flow = _Flow(transport, self._has_more_to_do)
         self._exchange = _Exchange(transport, self.server_state.default_headers, self.on_response_complete)
         app = self.config.app
-        if isinstance(app, AsgiApp) and not (self.access_log or self.root_path or app.app.decides_by_scope):
-            self._app = app.app
+        if isinstance(app, AsgiApp):
+            self._limits = app.app.connection_limits
+            if not (self.access_log or self.root_path or app.app.decides_by_scope):
+                self._app = app.app
+        if len(self.connections) > self._limits.connections:
+            self._refuse(TooManyConnections())
+            return
+        self._wait_for_client(self._limits.head_timeout_s)
+        self._watch(min(self._limits.head_timeout_s, self._limits.idle_timeout_s))
 
     def data_received(self, data: bytes) -> None:
         """Bytes arrived. What is not a body's data is overhead: head, chunk framing, trailers."""
-        self._overhead_bytes += len(data)
-        if self._overhead_bytes > HEAD_BYTES_MAX + len(data):
-            self.transport.write(_TOO_LARGE)
-            self.transport.close()
+        size_bytes = len(data)
+        self._overhead_bytes += size_bytes
+        if self.transport.is_closing():
             return
-        super().data_received(data)
+        if self._overhead_bytes > HEAD_BYTES_MAX + size_bytes:
+            self._refuse(HeadTooLarge())
+        elif self._later or self.pipeline:
+            self._later += data  # it was on its way when reading was paused
+        elif size_bytes <= _PARSED_BYTES:
+            self._parse(data)
+        else:
+            self._parse_in_slices(data)
         if self._held is not None:
             self._release()
+        if self._in_head and self._waits_since_s is None and self._is_idle:
+            self._begin_watching_head()
+
+    def _parse_in_slices(self, data: bytes) -> None:
+        """Parse up to the first request that has to wait; the rest is for later."""
+        at = 0
+        while at < len(data) and not self.transport.is_closing():
+            if self.pipeline:
+                self._later = data[at:]
+                self.flow.pause_reading()
+                return
+            end = at + (_PARSED_BODY_BYTES if self._in_body else _PARSED_BYTES)
+            self._parse(data[at:end])
+            at = end
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # declined, by going on without
+        except httptools.HttpParserError as error:
+            too_large = isinstance(error.__context__, _HeadIsTooLarge)
+            self._refuse(HeadTooLarge() if too_large else InvalidRequest("this is not HTTP/1.1 as it should be"))
+
+    def _go_on_parsing(self) -> None:
+        """The requests that had to wait are under way: look at what came after them."""
+        if self.pipeline or not self._later or self.transport.is_closing():
+            return
+        data, self._later = self._later, b""
+        self._parse_in_slices(data)
+        if self._held is not None:
+            self._release()
+        if not self._has_more_to_do():
+            self.flow.resume_reading()
+        if self._in_head and self._waits_since_s is None and self._is_idle:
+            self._begin_watching_head()
+
+    def _has_more_to_do(self) -> bool:
+        return bool(self.pipeline or self._later)
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether no request is under way."""
+        return self._running is None or self._running.response_complete
+
+    def _refuse(self, error: UnbrokenError) -> None:
+        """Answer what is no request, or none that can be served, and close.
+
+        What was asked before is answered first, and then this is not told.
+        """
+        if self._app is not None:
+            self._app.count_refusal(error)
+        if self.pipeline and self.pipeline[0][0].more_body:
+            self.pipeline.popleft()  # it will never be whole
+        last = self.pipeline[0][0] if self.pipeline else self._running
+        if last is None or last.response_complete or (last.more_body and not last.response_started):
+            response = problem(error)
+            response.headers[:] = [*(field for field in response.headers if field[0] != b"connection"), *ALWAYS]
+            self.transport.write(_encode(response, self.server_state.default_headers, keep_alive=False))
+            self.transport.close()
+            return
+        self._later = b""
+        self.flow.pause_reading()
+        last.keep_alive = False
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_message_begin(self) -> None:
         """A request begins. Uvicorn is told in `_go_the_long_way`, if it is to know at all."""
         self._overhead_bytes, self._fields_bytes = 0, 0
+        self._in_head, self._waits_since_s = True, None
         self.url, self.headers = b"", []
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header was read, or a trailer."""
         self._fields_bytes += len(name) + len(value)
         if self._fields_bytes > HEAD_BYTES_MAX:
-            raise ValueError("the head is too large")
+            raise _HeadIsTooLarge
         self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """The head was read."""
+        self._in_head, self._in_body, self._waits_since_s = False, True, None
         parser: httptools.HttpRequestParser = self.parser
         fields = join_fields(self.headers)
         if parser.should_upgrade() and (b"content-length" in fields or b"transfer-encoding" in fields):
@@ -121,6 +226,7 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """The body was read, and the trailers."""
         self._overhead_bytes = 0
+        self._in_body = False
         if self._held is None:
             super().on_message_complete()
             return
@@ -129,7 +235,7 @@ class Connection(HttpToolsProtocol):
         self._held, self._held_body = None, b""
         exchange = self._exchange
         exchange.response_complete = False
-        self.cycle = exchange  # type: ignore[assignment]
+        self.cycle = self._running = exchange  # type: ignore[assignment]
         if not self._app.handle_append(request, exchange.send):
             task = self.loop.create_task(exchange.run(self._app, request))
             task.add_done_callback(self.tasks.discard)
@@ -152,47 +258,70 @@ class Connection(HttpToolsProtocol):
         if self.pipeline:
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)
-            return
-        self._idle_since_s = self.loop.time()
-        if self.timeout_keep_alive_task is None:
-            self._watch(self.timeout_keep_alive)
+        elif not self._later:
+            self._wait_for_client(self._limits.head_timeout_s if self._in_head else self._limits.idle_timeout_s)
+        if self._later and not self.pipeline:
+            self.loop.call_soon(self._go_on_parsing)
 
-    def _unset_keepalive_if_required(self) -> None:
-        """It is not idle any more. The timer runs on: to start it anew would cost as much as to parse a request."""
-        self._idle_since_s = None
+    # --- waiting for the client --------------------------------------------------------------------------------------
+
+    def _wait_for_client(self, patience_s: float) -> None:
+        """The timer is not touched: to start it anew would cost as much as to parse a request."""
+        self._waits_since_s, self._patience_s = self.loop.time(), patience_s
+
+    def _begin_watching_head(self) -> None:
+        """Some of a head has arrived. Only a slow client, or one that wants to be, sends it in pieces."""
+        self._wait_for_client(self._limits.head_timeout_s)
+        self._unwatch()
+        self._watch(self._patience_s)
 
     def _watch(self, delay_s: float) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(delay_s, self.timeout_keep_alive_handler)
 
+    def _unwatch(self) -> None:
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+
+    def _unset_keepalive_if_required(self) -> None:
+        """The timer runs on as long as the connection lives."""
+
     def timeout_keep_alive_handler(self) -> None:
-        """Close the connection if it has been idle for long enough; if not, look again when it might have been."""
-        idle_s = 0.0 if self._idle_since_s is None else self.loop.time() - self._idle_since_s
-        if idle_s < self.timeout_keep_alive:
-            self._watch(self.timeout_keep_alive - idle_s)
-        else:
-            super().timeout_keep_alive_handler()
+        """Close the connection if the client was waited for long enough; if not, look again when that might be."""
+        if self._waits_since_s is None:
+            self._watch(min(self._limits.head_timeout_s, self._limits.idle_timeout_s))
+            return
+        left_s = self._waits_since_s + self._patience_s - self.loop.time()
+        if left_s > 0:
+            self._watch(left_s)
+        elif self._in_head:
+            self._refuse(RequestTimeout(f"the head did not arrive within {self._limits.head_timeout_s:g} s"))
+        elif not self.transport.is_closing():
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone, or the connection was closed."""
-        if self.timeout_keep_alive_task is not None:
-            self.timeout_keep_alive_task.cancel()
+        self._unwatch()
+        self._later = b""
+        if isinstance(running := self._running, RequestResponseCycle) and not running.response_complete:
+            running.disconnected = True
+            running.message_event.set()
         super().connection_lost(exc)
 
 
 class _Flow(FlowControl):
-    """Reads nothing more as long as requests that were sent ahead wait for their turn.
+    """Reads nothing more as long as there is something to do first.
 
     Args:
         transport: of the connection.
-        pipeline: what waits.
+        is_busy: says whether there is.
     """
 
-    def __init__(self, transport: asyncio.Transport, pipeline: Collection[object]) -> None:
+    def __init__(self, transport: asyncio.Transport, is_busy: Callable[[], bool]) -> None:
         super().__init__(transport)
-        self._pipeline = pipeline
+        self._is_busy = is_busy
 
     def resume_reading(self) -> None:
-        if not self._pipeline:
+        if self.read_paused and not self._is_busy():
             super().resume_reading()
 
 
@@ -223,9 +352,13 @@ class _Exchange:
         keep_alive: the connection lives on after the answer; cleared by the protocol when the server ends.
         response_complete: the next request may be answered.
         message_event: set by the protocol at the end; nobody waits for it.
+        more_body: never.
+        response_started: never, until it is complete.
     """
 
     message_event = asyncio.Event()
+    more_body = False
+    response_started = False
 
     def __init__(self, transport: asyncio.Transport, default_headers: Headers, on_response: Callable[[], None]) -> None:
         self.disconnected = False
@@ -247,18 +380,22 @@ class _Exchange:
         """Send the answer, if there is still somebody to send it to."""
         if self.disconnected:
             return
-        body = response.body
-        assert isinstance(body, bytes)
-        lines = [STATUS_LINE[response.status]]
-        for name, value in (*self._default_headers, *response.headers):
-            lines += (name, b": ", value, b"\r\n")
-        if response.status != 204:
-            lines.append(b"content-length: %d\r\n" % len(body))
-        if not self.keep_alive:
-            lines.append(b"connection: close\r\n")
-        lines += (b"\r\n", body)
         self.response_complete = True
-        self._transport.write(b"".join(lines))
+        self._transport.write(_encode(response, self._default_headers, keep_alive=self.keep_alive))
         if not self.keep_alive:
             self._transport.close()
         self._on_response()
+
+
+def _encode(response: Response, default_headers: Headers, *, keep_alive: bool) -> bytes:
+    body = response.body
+    assert isinstance(body, bytes)
+    lines = [STATUS_LINE[response.status]]
+    for name, value in (*default_headers, *response.headers):
+        lines += (name, b": ", value, b"\r\n")
+    if response.status != 204:
+        lines.append(b"content-length: %d\r\n" % len(body))
+    if not keep_alive:
+        lines.append(b"connection: close\r\n")
+    lines += (b"\r\n", body)
+    return b"".join(lines)

@@ -15,16 +15,16 @@ from unbroken.protocol.headers import ALLOWED_METHODS, REQUEST_HEADERS, RESPONSE
 from unbroken.server.hosts import is_loopback_host
 from unbroken.server.http import Headers, Response
 
-__all__ = ["CorsPolicy", "is_loopback"]
+__all__ = ["ALWAYS", "CorsPolicy", "is_loopback"]
 
 _SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
-_ALWAYS: Headers = [
+ALWAYS: Headers = [
     (b"x-content-type-options", b"nosniff"),
     (b"cross-origin-resource-policy", b"cross-origin"),
 ]
 _EXPOSE = (b"access-control-expose-headers", RESPONSE_HEADERS.encode())
-_ANY: Headers = [*_ALWAYS, (b"access-control-allow-origin", b"*"), _EXPOSE]
-_NOT_ALLOWED: Headers = [*_ALWAYS, (b"vary", b"Origin")]
+_ANY: Headers = [*ALWAYS, (b"access-control-allow-origin", b"*"), _EXPOSE]
+_NOT_ALLOWED: Headers = [*ALWAYS, (b"vary", b"Origin")]
 _PREFLIGHT: Headers = [
     (b"allow", ALLOWED_METHODS.encode()),
     (b"access-control-allow-methods", ALLOWED_METHODS.encode()),
@@ -76,7 +76,7 @@ class CorsPolicy:
         origin = fields.get(b"origin")
         if origin is None or not self.allows(origin.decode("latin-1"), fields):
             return _NOT_ALLOWED
-        return [*_ALWAYS, (b"vary", b"Origin"), (b"access-control-allow-origin", origin), _EXPOSE]
+        return [*ALWAYS, (b"vary", b"Origin"), (b"access-control-allow-origin", origin), _EXPOSE]
 
     def preflight(self) -> Response:
         """The answer to OPTIONS; whether the page may go on is in `headers`."""

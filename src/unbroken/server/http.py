@@ -14,7 +14,7 @@ import msgspec
 from unbroken.protocol.headers import Fields
 from unbroken.protocol.scopes import Principal
 
-__all__ = ["ClientGone", "Headers", "Request", "Response", "join_fields"]
+__all__ = ["ClientGone", "ConnectionLimits", "Headers", "Request", "Response", "join_fields"]
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -102,3 +102,17 @@ class Response(msgspec.Struct):
     status: int
     headers: Headers
     body: bytes | AsyncIterator[bytes] = b""
+
+
+class ConnectionLimits(NamedTuple):
+    """What connections may take.
+
+    Args:
+        connections: how many there may be.
+        head_timeout_s: seconds until the head of a request must have arrived.
+        idle_timeout_s: seconds that a connection stays open between two requests.
+    """
+
+    connections: int = 10_000
+    head_timeout_s: float = 20.0
+    idle_timeout_s: float = 75.0

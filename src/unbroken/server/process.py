@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
+import resource
 import sys
 
-__all__ = ["collect_garbage_seldom", "keep_freed_memory"]
+__all__ = ["allow_open_files", "collect_garbage_seldom", "keep_freed_memory"]
 
 _GC_THRESHOLD = 20_000
 # glibc, malloc.h
@@ -32,3 +34,18 @@ def keep_freed_memory() -> None:
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
         mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+
+
+def allow_open_files(wanted: int) -> int:
+    """Have the system allow as many open files, connections among them, as it may without being asked for more rights.
+
+    Returns:
+        How many it allows.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with contextlib.suppress(ValueError, OSError):  # macOS has another limit behind this one
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return wanted if allowed == resource.RLIM_INFINITY else allowed

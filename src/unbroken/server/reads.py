@@ -23,6 +23,7 @@ from unbroken.protocol.sse import HEARTBEAT
 from unbroken.server.access import Access, Lease
 from unbroken.server.http import Headers, Request, Response
 from unbroken.server.settings import Settings
+from unbroken.server.shares import LiveReads
 from unbroken.server.sse import Batches
 
 __all__ = ["Reads"]
@@ -41,7 +42,7 @@ class Reads:
 
     Args:
         engine: where the streams are.
-        settings: how long live reads last.
+        settings: how long live reads last, and how many there may be.
         access: says for how long their reader may go on; None if for ever.
     """
 
@@ -52,6 +53,7 @@ class Reads:
         self._sse_lifetime_s = settings.sse_lifetime
         self._sse_heartbeat_s = settings.sse_heartbeat
         self._frames = FrameCache()
+        self.live = LiveReads(settings.max_live_reads, settings.principal_live_reads)
         # What one reader may see is not another's: nothing that a shared cache would keep, even for a moment.
         self._collapsed = _COLLAPSED if access is None else []
         self._no_cache = b"no-cache" if access is None else b"private, no-cache"
@@ -61,10 +63,13 @@ class Reads:
         if query.since_ms is not None:
             since = _EPOCH + timedelta(milliseconds=query.since_ms)
             query = query._replace(offset=str(await self._engine.offset_since(path, since)))
+        if query.live is not None:
+            self.live.check(request.principal)
         if query.live == "sse":
             return await self._sse(request, path, query)
         if query.live == "long-poll":
-            return await self._long_poll(request, path, query)
+            with self.live.one(request.principal):
+                return await self._long_poll(request, path, query)
         return await self._catch_up(request, path, query)
 
     # --- catch-up --------------------------------------------------------------------------------------------------
@@ -165,7 +170,7 @@ class Reads:
         clock = asyncio.get_running_loop().time
         end_s = clock() + self._sse_lifetime_s
         request.on_disconnect(follower.stop)
-        with follower, self._lease(request, follower) as lease:
+        with follower, self._lease(request, follower) as lease, self.live.one(request.principal):
             while True:
                 if lease.over:
                     yield batches.farewell()

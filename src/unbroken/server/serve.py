@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import uvicorn
 
@@ -18,7 +19,7 @@ from unbroken.server.connection import Connection
 from unbroken.server.factory import create_app
 from unbroken.server.guard import check_exposure, with_tokens_file
 from unbroken.server.logs import configure_logging
-from unbroken.server.process import collect_garbage_seldom, keep_freed_memory
+from unbroken.server.process import allow_open_files, collect_garbage_seldom, keep_freed_memory
 from unbroken.server.settings import Settings
 from unbroken.server.systemd import notify
 from unbroken.server.tls import Certificate, certificate
@@ -27,7 +28,8 @@ __all__ = ["run"]
 
 _log = logging.getLogger("unbroken.server")
 _GRACE_S = 2
-_KEEP_ALIVE_S = 75
+_OTHER_FILES = 128
+"""What is open besides connections: the database, its log, threads' own views of them, who is just being refused."""
 _BACKLOG = 2048
 
 
@@ -61,6 +63,7 @@ def run(settings: Settings) -> int:
     tls = certificate(settings)
     configure_logging(settings.log_level, settings.log_format)
     keep_freed_memory()
+    settings = _with_open_files(settings)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
             runner.run(_serve(settings, tls))
@@ -70,6 +73,15 @@ def run(settings: Settings) -> int:
             _log.error("cannot listen on %s port %d: %s", settings.host, settings.port, error.strerror or error)
             return 1
     return 0
+
+
+def _with_open_files(settings: Settings) -> Settings:
+    """The settings, with no more connections than there can be."""
+    allowed = allow_open_files(settings.max_connections + _OTHER_FILES) - _OTHER_FILES
+    if allowed >= settings.max_connections:
+        return settings
+    _log.warning("the system allows no more than %d connections (ulimit -n)", allowed)
+    return replace(settings, max_connections=max(1, allowed))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -96,7 +108,6 @@ async def _serve(settings: Settings, tls: Certificate | None) -> None:
                 access_log=settings.log_level == "debug",
                 server_header=False,
                 backlog=_BACKLOG,
-                timeout_keep_alive=_KEEP_ALIVE_S,
                 timeout_graceful_shutdown=_GRACE_S,
                 forwarded_allow_ips=list(settings.trusted_proxies),
                 ssl_context_factory=None if tls is None else lambda *_: tls.context,

@@ -44,6 +44,18 @@ class Settings:
         max_streams: greatest number of streams.
         max_total_size: greatest size of all streams together, in bytes.
         disk_reserve: bytes of the disk that are left free: nothing but deletes is taken once no more are.
+        max_bodies_size: greatest size of all request bodies that are being received or stored, in bytes.
+        append_rate: greatest number of appends and creations in a second; None for no limit, as with the next three.
+        append_bandwidth: greatest number of bytes in them in a second.
+        principal_append_rate: as ``append_rate``, by each client that is recognised.
+        principal_append_bandwidth: as ``append_bandwidth``, by each client that is recognised.
+        max_live_reads: greatest number of long-polls and SSE responses at a time.
+        principal_live_reads: as ``max_live_reads``, by each client that is recognised; None for no limit.
+        max_connections: greatest number of connections, less if the system allows fewer open files.
+        head_timeout: seconds until the head of a request must have arrived.
+        idle_timeout: seconds that a connection stays open between two requests.
+        body_timeout: seconds without a byte after which a request's body is given up.
+        upload_timeout: seconds that a request's body may take in all.
         long_poll_timeout: seconds until a long-poll without news is answered.
         sse_lifetime: seconds until an SSE response is ended, so that shared caches can collapse readers.
         sse_heartbeat: seconds of silence until an SSE comment keeps the connection alive.
@@ -74,6 +86,18 @@ class Settings:
     max_streams: int | None = 10_000_000
     max_total_size: int | None = None
     disk_reserve: int = 128 * 1024 * 1024
+    max_bodies_size: int = 256 * 1024 * 1024
+    append_rate: int | None = None
+    append_bandwidth: int | None = None
+    principal_append_rate: int | None = 10_000
+    principal_append_bandwidth: int | None = 64 * 1024 * 1024
+    max_live_reads: int = 10_000
+    principal_live_reads: int | None = 1_000
+    max_connections: int = 10_000
+    head_timeout: float = 20.0
+    idle_timeout: float = 75.0
+    body_timeout: float = 30.0
+    upload_timeout: float = 600.0
     long_poll_timeout: float = 30.0
     sse_lifetime: float = 60.0
     sse_heartbeat: float = 15.0
@@ -230,6 +254,18 @@ _PARSERS: Mapping[str, Any] = {
     "max_streams": _or_none(_number(0, 10**12)),
     "max_total_size": _or_none(_size(0, 10**15)),
     "disk_reserve": _size(16 * 2**20, 2**50),
+    "max_bodies_size": _size(2**20, 2**40),
+    "append_rate": _or_none(_number(1, 10**9)),
+    "append_bandwidth": _or_none(_size(1, 10**12)),
+    "principal_append_rate": _or_none(_number(1, 10**9)),
+    "principal_append_bandwidth": _or_none(_size(1, 10**12)),
+    "max_live_reads": _number(0, 10**9),
+    "principal_live_reads": _or_none(_number(0, 10**9)),
+    "max_connections": _number(1, 10**7),
+    "head_timeout": _seconds,
+    "idle_timeout": _seconds,
+    "body_timeout": _seconds,
+    "upload_timeout": _seconds,
     "long_poll_timeout": _seconds,
     "sse_lifetime": _seconds,
     "sse_heartbeat": _seconds,
