@@ -75,7 +75,7 @@ async def server_process(
     try:
         async with asyncio.timeout(20):
             greeting = (await process.stdout.readline()).decode()
-        match = re.search(r"http://([^:]+):(\d+)", greeting)
+        match = re.search(r"https?://([^:]+):(\d+)", greeting)
         assert match is not None, greeting
         yield ServerProcess(process, Address(match[1], int(match[2])))
     finally:

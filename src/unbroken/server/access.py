@@ -242,9 +242,11 @@ class Access:
         if self._authorize is not None:
             found = self._authorize(_access_request(request, path, action))
             principal = await found if inspect.isawaitable(found) else found
-            if principal is not None:
+            if isinstance(principal, Principal):
                 request.principal = principal
                 return
+            if principal is not None:
+                raise TypeError(f"authorize must return a Principal or None, not {type(principal).__name__}")
         given = _given_token(request)
         if given is None:
             raise Unauthorized(_HINT)

@@ -210,7 +210,7 @@ def _origins(value: object) -> tuple[str, ...]:
 def _hosts(value: object) -> tuple[str, ...]:
     hosts = tuple(host.lower().strip("[]") for host in _list(value))
     for host in hosts:
-        if not re.fullmatch(r"\*|(?:\*\.)?[a-z0-9._-]+|[0-9a-f:.]+", host):
+        if not re.fullmatch(r"\*|(?:\*\.)?[a-z0-9._-]+|[0-9a-f]*:[0-9a-f]*:[0-9a-f:.]*", host):
             raise ValueError(f"{host!r} is not a host name such as streams.example.com, without a port, nor *")
     return hosts
 
