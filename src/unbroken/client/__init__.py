@@ -8,6 +8,7 @@ from unbroken.client._sync.client import Client
 from unbroken.client._sync.follow import Follow
 from unbroken.client._sync.producer import Producer
 from unbroken.client._sync.stream import Stream
+from unbroken.client.asgi import AsgiTransport
 from unbroken.client.batches import Batch, Message
 from unbroken.client.listing import ListedStream
 from unbroken.client.positions import Position
@@ -16,6 +17,7 @@ from unbroken.client.values import Appended, Page, StreamInfo
 
 __all__ = [
     "Appended",
+    "AsgiTransport",
     "AsyncClient",
     "AsyncFollow",
     "AsyncProducer",
