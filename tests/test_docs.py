@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from unbroken.server.settings import Settings
 from unbroken.store.sqlite import SqliteStore
 from unbroken.store.sqlite.snapshot import Snapshot
 from unbroken.store.sqlite.transfer import export_streams, import_streams
-from unbroken.testing import ServerProcess, fixtures
+from unbroken.testing import ServerProcess, connect, fixtures, serve_asgi
+from unbroken.tokens import Verifier, grant, parse_keys
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -142,6 +144,70 @@ async def filled(directory: Path) -> None:
     async with Engine(SqliteStore(directory)) as engine:
         await engine.create("/chats/1", content_type="text/plain", data=b"hello")
         await engine.create("/events", content_type="application/json", data=b"[1,2]")
+
+
+SECURITY = (ROOT / "docs" / "security.md").read_text()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_commands_of_security(tmp_path: Path) -> None:
+    """A token is made, used and revoked."""
+    use, life = snippets("sh", SECURITY)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    program = f'unbroken() {{ "{sys.executable}" -m unbroken "$@"; }}\nset -eo pipefail\n'
+    making, listing, revoking = life.splitlines()
+
+    def shell(script: str) -> str:
+        done = subprocess.run(
+            ["bash", "-c", program + script],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        return done.stdout
+
+    token = shell(making).strip()
+    admin = shell("unbroken token create admin --admin '/**'").strip()
+    with ServerProcess(tmp_path / "unbroken-data") as server:
+        url = server.url + "/chats/7"
+        assert run_curl(f"curl -s -X PUT -d hello -H 'Authorization: Bearer {admin}' {url}", server.url) == ""
+        assert run_curl(use.replace("$TOKEN", admin), server.url) == "hello"
+        assert '"code": "insufficient-scope"' in run_curl(use.replace("$TOKEN", token), server.url)
+        assert '"code": "unauthorized"' in run_curl(f"curl -s {url}", server.url)
+    token_id = token[4:14]
+    assert "nightly import" in shell(listing)
+    shell(revoking.replace("4f1d0c2a9b", token_id))
+    assert "nightly import" not in shell(listing)
+
+
+def test_the_python_of_security(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token that is minted is one; the application lets its users to their own streams, and gives them links."""
+    minting, application = snippets("python", SECURITY)
+    names: dict[str, Any] = {}
+    exec(minting, names)
+    key = names["key"]
+    assert Verifier().check(names["token"], parse_keys(key), time.time()).scopes == grant(read="/chats/7")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STREAMS_KEY", key)
+    exec(application, names)
+    asyncio.run(use_as_a_user(names))
+
+
+async def use_as_a_user(names: dict[str, Any]) -> None:
+    alice = {"cookie": "session=c0ffee"}
+    async with serve_asgi(names["app"]) as address, connect(*address) as client:
+        await names["streams"].engine.create("/chats/7", content_type="text/plain", data=b"hello")
+        assert (await client.request("PUT", "/streams/users/alice/1", alice, b"x")).status == 201
+        assert (await client.request("PUT", "/streams/users/bob/1", alice, b"x")).status == 403
+        assert (await client.request("PUT", "/streams/users/alice/2", None, b"x")).status == 401
+        assert (await client.request("POST", "/chats/7/link", None, b"")).status == 401
+        link = (await client.request("POST", "/chats/7/link", alice, b"")).json()
+        assert (await client.request("GET", link)).body == b"hello"
+        assert (await client.request("GET", link.replace("/7", "/8"))).status == 403
+        names["streams"].engine.drain()
 
 
 def test_the_export_format(tmp_path: Path) -> None:

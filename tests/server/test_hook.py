@@ -28,7 +28,7 @@ ALICE = Principal("alice", grant(admin="/alice/**"))
 
 
 def by_cookie(request: AccessRequest) -> Principal | None:
-    connection = HTTPConnection(dict(request.scope))
+    connection = HTTPConnection(request.scope)
     return ALICE if connection.cookies.get("session") == "alice" else None
 
 

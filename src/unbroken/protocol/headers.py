@@ -43,7 +43,7 @@ REQUEST_HEADERS = (
 RESPONSE_HEADERS = (
     "ETag, Location, Producer-Epoch, Producer-Expected-Seq, Producer-Received-Seq, Producer-Seq, Retry-After, "
     "Stream-Closed, Stream-Cursor, Stream-Expires-At, Stream-Next-Offset, Stream-Previous-Offset, "
-    "Stream-SSE-Data-Encoding, Stream-TTL, Stream-Up-To-Date"
+    "Stream-SSE-Data-Encoding, Stream-TTL, Stream-Up-To-Date, WWW-Authenticate"
 )
 
 _VALUE_CHARS_MAX = 256

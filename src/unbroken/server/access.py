@@ -14,7 +14,7 @@ import asyncio
 import inspect
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -75,7 +75,7 @@ class AccessRequest:
     action: Action
     headers: Mapping[str, str]
     query: str
-    scope: Mapping[str, Any] = field(repr=False)
+    scope: MutableMapping[str, Any] = field(repr=False)
 
 
 Authorize = Callable[[AccessRequest], "Principal | Awaitable[Principal | None] | None"]
