@@ -34,8 +34,10 @@ SSE_START_S = 5.0
 """A server sends its first event at once. One that does not come in this time is held up by a proxy that buffers."""
 SHORT_CONNECTIONS_MAX = 3
 """So many event streams in a row that ended early and brought nothing: something on the way does not like them."""
-VIOLATIONS_MAX = 3
-"""A page cut short by a proxy may look like a broken server; one that does it again and again is one."""
+VIOLATIONS_MAX = 8
+"""A page cut short by a proxy, or a server that for a moment knows less than it has shown before, may look broken; what
+does it again and again, over some seconds, is.
+"""
 _SHORT_S = 1.0
 
 
@@ -111,14 +113,20 @@ class Reading:
 
         Raises:
             OffsetLoop: the data ends where it began, or before.
+            ProtocolViolation: without data, an earlier end than that where the reader stands.
         """
         offset, end = self.at.offset, progress.next_offset
-        known = offset not in {BEGINNING, NOW} and not offset.startswith(SINCE)
-        if known and (end < offset or (progress.has_data and end == offset)):
-            what = "data that ends where it began" if end == offset else "an offset before the one that was asked for"
-            error = OffsetLoop(f"the server answered offset {offset} with {what}: {end}")
-            error.offset = offset
-            raise error
+        if end > offset or offset in {BEGINNING, NOW} or offset.startswith(SINCE):
+            return
+        if progress.has_data:
+            what = "data that ends where it began" if end == offset else "data that ends before that"
+            error: ProtocolViolation = OffsetLoop(f"the server answered offset {offset} with {what}: {end}")
+        elif end < offset:
+            error = ProtocolViolation(f"the server answered offset {offset} with an end before that: {end}")
+        else:
+            return
+        error.offset = offset
+        raise error
 
     def advance(self, progress: Progress, at: Position | None = None) -> None:
         """Go on, after the data has been taken.
