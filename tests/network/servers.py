@@ -16,7 +16,13 @@ __all__ = ["SERVERS", "ServerKind", "Writer", "read_all", "running"]
 ServerKind = Literal["memory", "sqlite", "reference-memory", "reference-files"]
 SERVERS: tuple[ServerKind, ...] = ("memory", "sqlite", "reference-memory", "reference-files")
 
-FLAGS = ("--page-size=32KiB", "--long-poll-timeout=1", "--sse-heartbeat=0.1", "--log-level=warning")
+FLAGS = (
+    "--page-size=32KiB",
+    "--long-poll-timeout=1",
+    "--sse-heartbeat=0.1",
+    "--sse-lifetime=0.5",
+    "--log-level=warning",
+)
 """Small pages and a quick pulse: so a run of some thousand messages takes many requests, and silence is noticed."""
 
 

@@ -271,7 +271,7 @@ _DRAWS: Iterable[tuple[float, Callable[[Random], Fault]]] = (
     (6, lambda chance: Truncate(_position(chance))),
     (1, lambda _: Buffer()),
     (1, lambda _: Buffer(head=True)),
-    (4, lambda chance: Trickle(chance.choice((1, 2, 3, 7)), chance.choice((0, 0, 0.0005)))),
+    (4, lambda chance: Trickle(chance.choice((1, 2, 3, 7)), chance.choice((0, 0, 0.0005)), 400)),
     (4, lambda _: Twice()),
 )
 _OF_SSE = frozenset({"truncate", "buffer", "buffer-all"})
