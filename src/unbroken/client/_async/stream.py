@@ -9,12 +9,14 @@ from typing import Any, TypeVar, overload
 from urllib.parse import urlsplit
 
 from unbroken.client import answers
+from unbroken.client._async.consume import AsyncConsumer
 from unbroken.client._async.follow import AsyncFollow
 from unbroken.client._async.producer import AsyncProducer
 from unbroken.client._async.reader import Reader, read_pages
 from unbroken.client._async.requests import Pieces, Requests
 from unbroken.client.codec import encode_json, joined_messages
-from unbroken.client.options import Ask, Repeat, creation_headers, join_url
+from unbroken.client.offsets import AsyncOffsetStore, OffsetStore
+from unbroken.client.options import Ask, Repeat, creation_headers, join_url, plain_url
 from unbroken.client.pipeline import Sizes
 from unbroken.client.positions import BEGINNING, Position, position_of
 from unbroken.client.reading import Deadlines, Live, Reading
@@ -345,6 +347,60 @@ class AsyncStream:
         reading = Reading(position_of(offset, since), live, self._requests.retry)
         deadlines = Deadlines(item_timeout_s, total_timeout_s, give_up_after_s, now_s=time.monotonic())
         return AsyncFollow(Reader(self._requests, self.url, reading, Messages(type), deadlines, silence_s))
+
+    @overload
+    def consume(
+        self,
+        offsets: OffsetStore | AsyncOffsetStore,
+        *,
+        key: str | None = None,
+        start: str | Position = BEGINNING,
+        live: Live = "auto",
+        save_every_s: float = 1.0,
+        silence_s: float | None = None,
+    ) -> AsyncConsumer[Any]: ...
+
+    @overload
+    def consume(
+        self,
+        offsets: OffsetStore | AsyncOffsetStore,
+        *,
+        type: type[T] | None,
+        key: str | None = None,
+        start: str | Position = BEGINNING,
+        live: Live = "auto",
+        save_every_s: float = 1.0,
+        silence_s: float | None = None,
+    ) -> AsyncConsumer[T]: ...
+
+    def consume(
+        self,
+        offsets: OffsetStore | AsyncOffsetStore,
+        *,
+        key: str | None = None,
+        type: Any = None,  # noqa: A002
+        start: str | Position = BEGINNING,
+        live: Live = "auto",
+        save_every_s: float = 1.0,
+        silence_s: float | None = None,
+    ) -> AsyncConsumer[Any]:
+        """Follow it from where this consumer was when it ran last, and keep where it is. To be used within ``async
+        with``.
+
+        Args:
+            offsets: keeps the position: `FileOffsets`, `SqliteOffsets`, or something of one's own.
+            key: the name of the position in it; the stream's URL by default.
+            type: see `follow`.
+            start: where to begin the first time: an offset, ``now``, or a position.
+            live: see `follow`.
+            save_every_s: how many seconds of handled messages may come again after a crash, while there is much to
+            read. silence_s: see `follow`.
+        """
+
+        def follow(position: str | None) -> AsyncFollow[Any]:
+            return self.follow(start if position is None else position, type=type, live=live, silence_s=silence_s)
+
+        return AsyncConsumer(follow, offsets, key or plain_url(self.url), save_every_s)
 
     def producer(
         self,
