@@ -120,7 +120,7 @@ def test_the_commands_of_operations(tmp_path: Path) -> None:
     """In order, on a database with what they name."""
     asyncio.run(filled(tmp_path / "unbroken-data"))
     program = f'unbroken() {{ "{sys.executable}" -m unbroken "$@"; }}\nset -eo pipefail\n'
-    scripts = [text for text in snippets("sh", OPERATIONS) if "litestream" not in text]
+    scripts = [text for text in snippets("sh", OPERATIONS) if "litestream" not in text and "curl" not in text]
     assert len(scripts) == 3
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(
@@ -138,6 +138,14 @@ def test_the_commands_of_operations(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         *("archive-data", "chats.export", "everything.export", "monday.db", "restored-data", "unbroken-data")
     ]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_requests_of_operations(tmp_path: Path) -> None:
+    scripts = [text for text in snippets("sh", OPERATIONS) if "curl" in text]
+    with ServerProcess(tmp_path / "data") as server:
+        said = [run_curl(script, server.url) for script in scripts]
+    assert "unbroken_writable 1" in said[0]
 
 
 async def filled(directory: Path) -> None:

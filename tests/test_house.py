@@ -16,12 +16,13 @@ FUNCTION_P90_MAX = 30
 FUNCTION_LINES_MAX = 70
 MODULE_LINES_MAX = 600
 
-BELOW_SERVER = {"engine", "store", "protocol", "errors"}
+BELOW_SERVER = {"engine", "store", "protocol", "errors", "measures"}
 LAYERS: dict[str, set[str]] = {
     "errors": set(),
+    "measures": set(),
     "protocol": {"errors"},
-    "store": {"protocol", "errors"},
-    "engine": {"store.base", "protocol", "errors"},
+    "store": {"protocol", "errors", "measures"},
+    "engine": {"store.base", "protocol", "errors", "measures"},
     "tokens": {"protocol", "errors"},
     "server": {"tokens", *BELOW_SERVER},
     "client": {"protocol", "errors"},

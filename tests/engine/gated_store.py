@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from unbroken.errors import StoreReadOnly, UnbrokenError
+from unbroken.measures import Metric
 from unbroken.protocol.stream import StreamState
 from unbroken.store.base import Due, DueKind, Hold, Totals, Transaction
 from unbroken.store.memory import MemoryStore
@@ -104,6 +105,9 @@ class GatedStore:
 
     def holds(self, limit: int) -> Sequence[Hold]:
         return self.inner.holds(limit)
+
+    def metrics(self) -> Sequence[Metric]:
+        return self.inner.metrics()
 
     async def maintain(self) -> bool:
         if self.maintenance_error is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
@@ -20,6 +21,7 @@ from unbroken.engine.expiry import Expiry
 from unbroken.engine.upload import Queued, Tell, Upload, is_large
 from unbroken.engine.usage import Usage
 from unbroken.errors import Draining, OutcomeUnknown, Overloaded, StorageFull, StoreError, Unavailable, UnbrokenError
+from unbroken.measures import SECONDS, SIZES, Histogram
 from unbroken.protocol.commands import Append, Appended, Command, Create, Outcome, Release
 from unbroken.protocol.lifetime import Instant
 from unbroken.protocol.stream import Decision, Record, Reference, Situation, decide
@@ -27,7 +29,7 @@ from unbroken.store.base import Change, Store, Transaction
 
 _log = logging.getLogger("unbroken.engine")
 
-__all__ = ["BATCH_BYTES_MAX", "QUEUE_MAX", "Committer", "NotDecided"]
+__all__ = ["BATCH_BYTES_MAX", "QUEUE_MAX", "CommitMeasures", "Committer", "NotDecided"]
 
 NotDecided = Unavailable | StoreError
 """The outcomes that are no decision: something is wrong with the server."""
@@ -40,6 +42,19 @@ _CATCH_UP_S = 0.005
 _PIECE_INTERVAL_BEHIND_S = 0.1
 
 
+class CommitMeasures:
+    """What is counted of commits.
+
+    Attributes:
+        commit_seconds: how long each took, from deciding to durable.
+        batch_writes: how many writes were in each.
+    """
+
+    def __init__(self) -> None:
+        self.commit_seconds = Histogram(SECONDS)
+        self.batch_writes = Histogram(SIZES)
+
+
 class Committer:
     """The one writer.
 
@@ -49,6 +64,7 @@ class Committer:
         expiry: tells which streams' lifetimes are over.
         publish: called with the changes of a batch once they are durable.
         usage: knows what would be too much.
+        measures: counts commits.
     """
 
     def __init__(
@@ -58,12 +74,14 @@ class Committer:
         expiry: Expiry,
         publish: Callable[[list[Change]], None],
         usage: Usage,
+        measures: CommitMeasures,
     ) -> None:
         self._store = store
         self._clock = clock
         self._expiry = expiry
         self._publish = publish
         self._usage = usage
+        self._measures = measures
         self._queue: deque[Queued] = deque()
         self._upload: Upload | None = None
         self._abandoned: list[int] = []
@@ -83,6 +101,11 @@ class Committer:
         if self._task is not None:
             await self._task
 
+    @property
+    def queued(self) -> int:
+        """How many writes wait to be decided."""
+        return len(self._queue) + (0 if self._upload is None else len(self._upload.held))
+
     def submit(self, command: Command, tell: Tell) -> None:
         """Queue a command.
 
@@ -100,8 +123,7 @@ class Committer:
             raise Draining
         if self._store.full and isinstance(command, Append | Create):
             raise StorageFull("the disk is almost full; nothing was written")
-        held = 0 if self._upload is None else len(self._upload.held)
-        if len(self._queue) + held >= QUEUE_MAX:
+        if self.queued >= QUEUE_MAX:
             raise Overloaded("too many writes are waiting")
         self._queue.append(Queued(command, tell))
         self._wake.set()
@@ -167,6 +189,7 @@ class Committer:
         outcomes: list[Outcome] = []
         upload = self._upload
         self._usage.mark()
+        begun_s = time.perf_counter()
         try:
             if self._store.failure is not None:
                 raise self._store.failure
@@ -182,6 +205,8 @@ class Committer:
             self._usage.roll_back()
             self._fail(batch, upload, error)
             return
+        self._measures.commit_seconds.observe(time.perf_counter() - begun_s)
+        self._measures.batch_writes.observe(len(batch))
         if upload is not None and upload is not self._upload and not isinstance(outcomes[-1], Appended):
             self._abandoned.append(upload.number)  # refused in the end
         try:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -22,7 +22,7 @@ from typing import Any, Self
 from msgspec.structs import replace
 
 from unbroken.engine.clock import Clock, SystemClock
-from unbroken.engine.commit import Committer, NotDecided
+from unbroken.engine.commit import CommitMeasures, Committer, NotDecided
 from unbroken.engine.expiry import Expiry
 from unbroken.engine.follow import Waiters
 from unbroken.engine.follower import Follower
@@ -30,6 +30,7 @@ from unbroken.engine.pages import Page, count_messages, read_page, read_page_bef
 from unbroken.engine.upload import Tell
 from unbroken.engine.usage import UNLIMITED, Quota, Usage
 from unbroken.errors import InvalidOffset, StoreError, Unavailable, UnbrokenError
+from unbroken.measures import Metric
 from unbroken.protocol.commands import (
     Append,
     Appended,
@@ -100,13 +101,14 @@ class Engine:
         self._quota = quota
         self._background: list[asyncio.Future[Any]] = []
         self._framing = asyncio.Semaphore(1)
+        self._measures = CommitMeasures()
         self._begin()
 
     def _begin(self) -> None:
         self.draining = False
         self._expiry = Expiry(self.store, self.clock)
         self.usage = Usage(self._quota)
-        self._committer = Committer(self.store, self.clock, self._expiry, self._publish, self.usage)
+        self._committer = Committer(self.store, self.clock, self._expiry, self._publish, self.usage, self._measures)
 
     async def start(self) -> None:
         """Open the store and begin to serve. A stopped engine can be started again.
@@ -506,6 +508,22 @@ class Engine:
             live += (state for state in found if self._expiry.view(state).presence is Presence.LIVE)
             after = found[-1].path
         return live
+
+    def metrics(self) -> Iterator[Metric]:
+        """What the engine and its store tell of themselves; see `unbroken.measures`."""
+        usage, measures = self.usage, self._measures
+        if usage.measured:
+            yield Metric("streams", "gauge", "Streams, those included that only forks need.", usage.streams)
+            text = "Bytes of all streams, shared ones counted once."
+            yield Metric("stored_bytes", "gauge", text, usage.total_bytes)
+        yield Metric("appended_bytes_total", "counter", "Bytes appended.", usage.appended_bytes)
+        yield Metric("waiting_readers", "gauge", "Followers that wait for news.", len(self.waiters))
+        yield Metric("queued_writes", "gauge", "Writes that wait to be decided.", self._committer.queued)
+        text = "Time of a commit, from deciding its writes to durable."
+        yield Metric("commit_seconds", "histogram", text, measures.commit_seconds)
+        yield Metric("batch_writes", "histogram", "Writes in one commit.", measures.batch_writes)
+        yield Metric("writable", "gauge", "0 once an I/O error made the store read-only.", self.store.failure is None)
+        yield from self.store.metrics()
 
     # --- in the background -----------------------------------------------------------------------------------------
 

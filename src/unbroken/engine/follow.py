@@ -65,17 +65,26 @@ class FrameCache:
 
     Args:
         size_bytes_max: how much to keep in all.
+
+    Attributes:
+        hits: how often a frame was there.
+        misses: how often it was not.
     """
 
     def __init__(self, size_bytes_max: int = 16 * 1024 * 1024) -> None:
         self._size_bytes_max = size_bytes_max
         self._size_bytes = 0
         self._frames: OrderedDict[Hashable, bytes] = OrderedDict()
+        self.hits = 0
+        self.misses = 0
 
     def get(self, key: Hashable) -> bytes | None:
         """The frame kept under this key."""
         frame = self._frames.get(key)
-        if frame is not None:
+        if frame is None:
+            self.misses += 1
+        else:
+            self.hits += 1
             self._frames.move_to_end(key)
         return frame
 

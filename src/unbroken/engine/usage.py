@@ -48,6 +48,7 @@ class Usage:
         streams: how many there are, those included that are kept for their forks alone; since the start until
             `measured`.
         total_bytes: their own bytes together, since the start until `measured`.
+        appended_bytes: how much was written since the start.
         measured: whether what was there at the start is counted.
     """
 
@@ -55,8 +56,9 @@ class Usage:
         self.quota = quota
         self.streams = 0
         self.total_bytes = 0
+        self.appended_bytes = 0
         self.measured = False
-        self._marked = (0, 0)
+        self._marked = (0, 0, 0)
 
     def begin_with(self, measuring: asyncio.Future[Totals]) -> None:
         """Count what was there at the start, once it is known; to be cancelled if that is not to be any more."""
@@ -71,7 +73,8 @@ class Usage:
         totals = measuring.result()
         self.streams += totals.streams
         self.total_bytes += totals.total_bytes
-        self._marked = (self._marked[0] + totals.streams, self._marked[1] + totals.total_bytes)
+        streams, total_bytes, appended_bytes = self._marked
+        self._marked = (streams + totals.streams, total_bytes + totals.total_bytes, appended_bytes)
         self.measured = True
 
     def refusal(self, records: Iterable[Record]) -> UnbrokenError | None:
@@ -98,20 +101,20 @@ class Usage:
 
     def mark(self) -> None:
         """A transaction begins."""
-        self._marked = (self.streams, self.total_bytes)
+        self._marked = (self.streams, self.total_bytes, self.appended_bytes)
 
     def roll_back(self) -> None:
         """It failed: nothing of it counts."""
-        self.streams, self.total_bytes = self._marked
+        self.streams, self.total_bytes, self.appended_bytes = self._marked
 
     def count(self, change: Change) -> None:
         """Something changes with the transaction under way."""
         record = change.record
-        if isinstance(record, Addition):
+        if isinstance(record, Addition | Creation):
             self.total_bytes += len(record.data)
-        elif isinstance(record, Creation):
-            self.streams += 1
-            self.total_bytes += len(record.data)
+            self.appended_bytes += len(record.data)
+            if isinstance(record, Creation):
+                self.streams += 1
         elif isinstance(record, Deletion) and change.after is None and (before := change.before) is not None:
             self.streams -= 1
             self.total_bytes -= before.own_bytes

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from urllib.parse import quote
 
@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from unbroken.engine.engine import Engine
 from unbroken.errors import InvalidHeader, MethodNotAllowed, StreamNotFound, Unavailable, UnbrokenError
+from unbroken.measures import Metric
 from unbroken.protocol.commands import Append, Appended, Create, Created, Delete, ForkRequest, Outcome
 from unbroken.protocol.content import make_content
 from unbroken.protocol.headers import (
@@ -37,6 +38,7 @@ from unbroken.server.bodies import BodyReader
 from unbroken.server.cors import CorsPolicy
 from unbroken.server.hosts import HostPolicy
 from unbroken.server.http import ClientGone, ConnectionLimits, Headers, Request, Response
+from unbroken.server.metrics import Metrics, process_metrics
 from unbroken.server.problems import problem
 from unbroken.server.reads import Reads
 from unbroken.server.reserved import RESERVED_PATHS, Reserved
@@ -78,7 +80,8 @@ class App:
             self._rates = WriteRates(settings, time.monotonic)
         self._small_bytes = min(_SMALL_BYTES, settings.max_body)
         self._reads = Reads(engine, settings, access)
-        self._reserved = Reserved(engine, access)
+        self.metrics = Metrics()
+        self._reserved = Reserved(engine, access, self._collect)
 
     @property
     def live_reads(self) -> int:
@@ -90,8 +93,17 @@ class App:
         """The bytes of all request bodies that are being received or stored."""
         return self._bodies.in_flight_bytes
 
-    def count_refusal(self, error: UnbrokenError) -> None:
-        """Something was refused before it was a request."""
+    def _collect(self) -> Iterator[Metric]:
+        """What the server tells of itself."""
+        frames = {"hit": self._reads.frames.hits, "miss": self._reads.frames.misses}
+        yield from self.metrics.collect()
+        yield Metric("live_reads", "gauge", "Open long-polls and SSE responses.", self.live_reads)
+        text = "SSE frames sent: encoded once (miss), then shared (hit)."
+        yield Metric("frames_total", "counter", text, frames, ("result",))
+        text = "Request bodies that are being received or stored."
+        yield Metric("bodies_bytes", "gauge", text, self.bodies_bytes)
+        yield from self.engine.metrics()
+        yield from process_metrics()
 
     @property
     def decides_by_scope(self) -> bool:
@@ -109,7 +121,7 @@ class App:
         except ClientGone:
             raise
         except Exception as error:
-            response = _refusal(request, error)
+            response = self._refusal(request, error)
         return self._finished(request, response)
 
     def handle_append(self, request: Request, answer: Callable[[Response], None]) -> bool:
@@ -132,7 +144,7 @@ class App:
             try:
                 response = _appended(outcome, body)
             except Exception as error:
-                response = _refusal(request, error)
+                response = self._refusal(request, error)
             answer(self._finished(request, response))
 
         try:
@@ -143,8 +155,19 @@ class App:
             self._pay(request, len(body))
             self.engine.submit(_append_command(request.fields, path, body), told)
         except Exception as error:
-            answer(self._finished(request, _refusal(request, error)))
+            answer(self._finished(request, self._refusal(request, error)))
         return True
+
+    def _refusal(self, request: Request, error: Exception) -> Response:
+        told = error if isinstance(error, UnbrokenError) else UnbrokenError()
+        self.metrics.refused(told.code)
+        where = request.target.decode("latin-1")
+        if told is not error:
+            # A fault of ours. It is told in the form of every other error, and the log says where to look.
+            _log.error("%s %s failed", request.method, where, exc_info=error)
+        elif told.status >= 500:
+            _log.warning("%s %s: %s (%s)", request.method, where, told, told.code)
+        return problem(told)
 
     def _check_started(self) -> None:
         if not self.started:
@@ -164,6 +187,7 @@ class App:
 
     def _finished(self, request: Request, response: Response) -> Response:
         """What every response gets."""
+        self.metrics.answered(request.method, response.status, request.begun_s)
         response.headers.extend(self._cors.headers(request.fields))
         if self.access is not None:
             response.headers.extend(self.access.headers)
@@ -314,16 +338,6 @@ def _appended(outcome: Outcome, body: bytes) -> Response:
         if body and not outcome.duplicate:
             status = 200
     return Response(status, headers)
-
-
-def _refusal(request: Request, error: Exception) -> Response:
-    if not isinstance(error, UnbrokenError):
-        # A fault of ours. It is told in the form of every other error, and the log says where to look.
-        _log.error("%s %s failed", request.method, request.target.decode("latin-1"), exc_info=error)
-        return problem(UnbrokenError())
-    if error.status >= 500:
-        _log.warning("%s %s: %s (%s)", request.method, request.target.decode("latin-1"), error, error.code)
-    return problem(error)
 
 
 def _origins(settings: Settings, access: Access | None) -> tuple[tuple[str, ...] | None, bool]:

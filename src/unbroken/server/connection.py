@@ -24,6 +24,7 @@ from unbroken.server.app import App
 from unbroken.server.asgi import AsgiApp
 from unbroken.server.cors import ALWAYS
 from unbroken.server.http import ConnectionLimits, Headers, Request, Response, join_fields
+from unbroken.server.metrics import Metrics
 from unbroken.server.problems import problem
 
 __all__ = ["HEAD_BYTES_MAX", "Connection"]
@@ -50,6 +51,7 @@ class Connection(HttpToolsProtocol):
     _app: App | None = None
     """What answers those who take the short cut; None if nobody is to."""
     _limits = ConnectionLimits()
+    _metrics: Metrics | None = None
     _overhead_bytes = 0
     _held: Fields | None = None
     """The headers of a request that uvicorn does not know of yet: its body may be about to come."""
@@ -72,6 +74,8 @@ class Connection(HttpToolsProtocol):
         app = self.config.app
         if isinstance(app, AsgiApp):
             self._limits = app.app.connection_limits
+            self._metrics = app.app.metrics
+            self._metrics.connected()
             if not (self.access_log or self.root_path or app.app.decides_by_scope):
                 self._app = app.app
         if len(self.connections) > self._limits.connections:
@@ -146,8 +150,8 @@ class Connection(HttpToolsProtocol):
 
         What was asked before is answered first, and then this is not told.
         """
-        if self._app is not None:
-            self._app.count_refusal(error)
+        if self._metrics is not None:
+            self._metrics.refused(error.code)
         if self.pipeline and self.pipeline[0][0].more_body:
             self.pipeline.popleft()  # it will never be whole
         last = self.pipeline[0][0] if self.pipeline else self._running
@@ -301,6 +305,8 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone, or the connection was closed."""
         self._unwatch()
+        if self._metrics is not None:
+            self._metrics.disconnected()
         self._later = b""
         if isinstance(running := self._running, RequestResponseCycle) and not running.response_complete:
             running.disconnected = True

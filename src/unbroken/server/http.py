@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -50,6 +51,7 @@ class Request(ABC):
         arrived: the whole body, if it is there already; `next_part` is not to be called then.
 
     Attributes:
+        begun_s: `time.perf_counter` when it was there.
         principal: who sent it, once that is known; None as long as nobody is asked who they are.
     """
 
@@ -72,6 +74,7 @@ class Request(ABC):
         self.scheme = scheme
         self.fields = fields
         self.arrived = arrived
+        self.begun_s = perf_counter()
 
     @property
     def scope(self) -> MutableMapping[str, Any]:

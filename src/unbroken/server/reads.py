@@ -52,7 +52,7 @@ class Reads:
         self._long_poll_timeout_s = settings.long_poll_timeout
         self._sse_lifetime_s = settings.sse_lifetime
         self._sse_heartbeat_s = settings.sse_heartbeat
-        self._frames = FrameCache()
+        self.frames = FrameCache()
         self.live = LiveReads(settings.max_live_reads, settings.principal_live_reads)
         # What one reader may see is not another's: nothing that a shared cache would keep, even for a moment.
         self._collapsed = _COLLAPSED if access is None else []
@@ -161,7 +161,7 @@ class Reads:
             headers.append((b"stream-sse-data-encoding", b"base64"))
         # The first page comes before the head: only then can an offset inside a message still be refused.
         first = await follower.next(0)
-        batches = Batches(state, start, self._frames, self._cursor(query.cursor))
+        batches = Batches(state, start, self.frames, self._cursor(query.cursor))
         return Response(200, headers, self._events(request, follower, batches, first))
 
     async def _events(

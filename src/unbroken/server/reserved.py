@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from urllib.parse import parse_qs
 
 import msgspec
 
 from unbroken.engine.engine import Engine
 from unbroken.errors import Draining, InvalidHeader, MethodNotAllowed
+from unbroken.measures import Metric
 from unbroken.protocol.headers import parse_integer
 from unbroken.protocol.lifetime import format_time
 from unbroken.protocol.stream import StreamState
 from unbroken.server.access import Access
 from unbroken.server.http import Headers, Request, Response
+from unbroken.server.metrics import CONTENT_TYPE, expose
 from unbroken.server.static import STATIC_PATHS, serve_static
 
 __all__ = ["RESERVED_PATHS", "Reserved"]
 
-RESERVED_PATHS = frozenset(("/-/health", "/-/ready", "/-/streams")) | STATIC_PATHS
+RESERVED_PATHS = frozenset(("/-/health", "/-/ready", "/-/streams", "/-/metrics")) | STATIC_PATHS
 
+_NO_STORE = (b"cache-control", b"no-store")
 _LISTED_MAX = 1000
 _DELETED_MAX = 10_000
 
@@ -56,11 +59,15 @@ class Reserved:
     Args:
         engine: whose streams there are.
         access: decides who may list and delete many; None if everybody may.
+        metrics: what the server tells of itself.
     """
 
-    def __init__(self, engine: Engine, access: Access | None = None) -> None:
+    def __init__(
+        self, engine: Engine, access: Access | None = None, metrics: Callable[[], Iterable[Metric]] = tuple
+    ) -> None:
         self._engine = engine
         self._access = access
+        self._metrics = metrics
         self._streams: dict[str, Callable[[dict[str, str]], Coroutine[None, None, Response]]] = {
             "GET": self._list,
             "DELETE": self._delete,
@@ -78,6 +85,10 @@ class Reserved:
             if self._engine.draining:
                 raise Draining
             return _json(b'{"status":"ready"}')
+        if path == "/-/metrics":
+            if request.method not in ("GET", "HEAD"):
+                raise MethodNotAllowed("GET, HEAD, OPTIONS")
+            return Response(200, [(b"content-type", CONTENT_TYPE), _NO_STORE], expose(self._metrics()))
         if request.method not in self._streams:
             raise MethodNotAllowed("GET, DELETE, OPTIONS")
         query = _parse_query(request.query)
@@ -132,5 +143,5 @@ def _listed(state: StreamState) -> _Listed:
 
 
 def _json(body: bytes) -> Response:
-    headers: Headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
+    headers: Headers = [(b"content-type", b"application/json"), _NO_STORE]
     return Response(200, headers, body)

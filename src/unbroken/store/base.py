@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple, Protocol
 import msgspec
 
 from unbroken.errors import UnbrokenError
+from unbroken.measures import Metric
 from unbroken.protocol.producers import Producer
 from unbroken.protocol.stream import Record, StreamState
 
@@ -197,6 +198,10 @@ class Store(Protocol):
 
     def holds(self, limit: int) -> Sequence[Hold]:
         """Deleted forks whose source has not been released yet."""
+        ...
+
+    def metrics(self) -> Sequence[Metric]:
+        """What it tells of itself; see `unbroken.measures`."""
         ...
 
     async def maintain(self) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from unbroken.errors import UnbrokenError
+from unbroken.measures import Metric
 from unbroken.protocol.producers import Producer
 from unbroken.protocol.stream import Addition, Creation, Deletion, Reference, StreamState
 from unbroken.store.base import Change, Due, DueKind, Hold, Totals
@@ -89,6 +90,9 @@ class MemoryStore:
 
     def holds(self, limit: int) -> Sequence[Hold]:
         return list(self._holds.values())[:limit]
+
+    def metrics(self) -> Sequence[Metric]:
+        return ()
 
     async def maintain(self) -> bool:
         return False

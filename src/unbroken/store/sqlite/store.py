@@ -31,12 +31,14 @@ import apsw
 import msgspec
 
 from unbroken.errors import OutcomeUnknown, StorageFull, StoreError, StoreReadOnly, Unavailable, UnbrokenError
+from unbroken.measures import Metric
 from unbroken.protocol.producers import Producer
 from unbroken.protocol.stream import Addition, Creation, Deletion, Reference, StreamState
 from unbroken.store.base import Change, Due, DueKind, Hold, Totals
 from unbroken.store.sqlite.checkpoint import Checkpointer
 from unbroken.store.sqlite.folding import choose, empty_trash, fold, return_space, trim_journal
 from unbroken.store.sqlite.litestream import LeftToLitestream, make_durable
+from unbroken.store.sqlite.metrics import Counts, collect
 from unbroken.store.sqlite.overlay import Overlay, Pending
 from unbroken.store.sqlite.reading import Reader
 from unbroken.store.sqlite.records import JournalSize, pack, write_journal
@@ -103,6 +105,7 @@ class SqliteStore:
         self._forget()
 
     def _forget(self) -> None:
+        self._counts = Counts()
         self._failure: UnbrokenError | None = None
         self._overlay = Overlay()
         self._staging = Staging()
@@ -204,7 +207,10 @@ class SqliteStore:
         if self._overlay.covers(path):
             return self._overlay.state(path)
         state = self._states.get(path)
-        if state is None:
+        if state is not None:
+            self._counts.states_cached += 1
+        else:
+            self._counts.states_read += 1
             with self._reading():
                 state = self._reader.state(path)
             if state is not None:
@@ -246,9 +252,11 @@ class SqliteStore:
         pending = self._overlay.streams.get(number)
         if pending is None or start < pending.base:
             return None
+        self._counts.reads_cached += 1
         return pending.read(start, end)
 
     async def read(self, number: int, start: int, end: int) -> bytes:
+        self._counts.reads += 1
         # What lies above the base is taken before the wait: by its end it may have been folded.
         pending = self._overlay.streams.get(number)
         base = end if pending is None or pending.state is None else min(end, pending.base)
@@ -463,7 +471,9 @@ class SqliteStore:
         await self._committer.run(self._end)
 
     def _end(self) -> None:
+        begun_s = time.perf_counter()
         self._writer.execute("COMMIT")
+        self._counts.sync_seconds.observe(time.perf_counter() - begun_s)
 
     def _drop(self, folded: list[Pending]) -> None:
         for pending in folded:
@@ -479,6 +489,11 @@ class SqliteStore:
     def _on_commit(self, db: apsw.Connection, name: str, pages: int) -> int:
         self._log_pages = pages
         return apsw.SQLITE_OK
+
+    def metrics(self) -> Sequence[Metric]:
+        return collect(
+            self._counts, self.directory, self._overlay, self._journal, self._space, self._checkpointer.left_bytes
+        )
 
     # --- errors ------------------------------------------------------------------------------------------------------
 
