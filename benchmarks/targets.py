@@ -121,6 +121,7 @@ _TARGETS: Sequence[_Target] = (
         "",
         lambda found: found.rate("catch-up-bytes", NGINX.name),
     ),
+    _Target("our producer, small JSON messages, per core", 100_000.0, True, "/s", _of_client("client-produce")),
     _Target("our client, small JSON messages followed, per core", 200_000.0, True, "/s", _of_client("client-follow")),
     _Target("the same while they are appended", 200_000.0, True, "/s", _of_client("client-live")),
 )

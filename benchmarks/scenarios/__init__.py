@@ -47,6 +47,7 @@ SCENARIOS: Sequence[Scenario] = (
     GrowthCatchUp(),
     Pauses(),
     ClientAppends("append", "Python clients: appending one message of 60 B after the other"),
+    ClientAppends("produce", "Python clients: appending messages of 60 B, as many as possible"),
     ClientReads("read", "Python clients: reading a stream of JSON messages of 60 B with one call"),
     ClientReads("follow", "Python clients: following a stream of JSON messages of 60 B from its beginning"),
     ClientLive(),
