@@ -344,11 +344,19 @@ async def test_pages_of_everywhere_may_try(guarded: Guarded) -> None:
         ("application/octet-stream", False),
     ],
 )
-async def test_a_stream_is_no_page_of_this_server(serve_memory: Serve, content_type: str, sandboxed: bool) -> None:
+async def test_a_stream_is_no_page_of_this_server(guarded: Guarded, content_type: str, sandboxed: bool) -> None:
+    async with guarded() as site:
+        await site.create("/a", everything(site, content_type=content_type), b"[1]")
+        for target in ("/a", "/a?offset=now", "/a?offset=-1&live=long-poll"):
+            response = await site.get(target, everything(site))
+            assert response.get("content-security-policy") == ("sandbox" if sandboxed else None)
+
+
+async def test_where_everybody_may_write_a_page_may_be_one(serve_memory: Serve) -> None:
+    """Whoever writes it can do all that the page could."""
     async with serve_memory() as site:
-        await site.create("/a", {"content-type": content_type}, b"[]")
-        response = await site.get("/a")
-        assert response.get("content-security-policy") == ("sandbox" if sandboxed else None)
+        await site.create("/a", {"content-type": "text/html"}, b"<script>1</script>")
+        assert (await site.get("/a")).get("content-security-policy") is None
 
 
 # --- no log shows a token --------------------------------------------------------------------------------------------

@@ -104,6 +104,9 @@ def _made(kind: type[UnbrokenError], detail: str, headers: Headers) -> UnbrokenE
     """An error of this class, whatever facts its constructor asks for: what headers do not tell is not known."""
     if kind is errors.MethodNotAllowed:
         return errors.MethodNotAllowed(headers.get("allow", ""))
+    if kind is errors.InsufficientScope:
+        missing = _SCOPE.search(headers.get("www-authenticate", ""))
+        return errors.InsufficientScope(detail, scope=missing[1] if missing else "")
     if kind in _WITH_FACTS:
         kind = next(base for base in kind.__mro__[1:] if base not in _WITH_FACTS)
     error = kind()

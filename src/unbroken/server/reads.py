@@ -33,6 +33,7 @@ _ACTIVE = re.compile("html|xml|multipart", re.IGNORECASE)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UP_TO_DATE = (b"stream-up-to-date", b"true")
 _CLOSED = (b"stream-closed", b"true")
+_SANDBOX = (b"content-security-policy", b"sandbox")
 _NO_STORE = (b"cache-control", b"no-store")
 _COLLAPSED: Headers = [(b"x-accel-expires", b"%d" % COLLAPSE_S)]
 
@@ -85,7 +86,7 @@ class Reads:
             # Whoever did not name the place where it begins is told.
             begins.append((b"stream-previous-offset", str(page.offset).encode()))
         if _is_momentary(query):
-            return Response(200, [*_page_headers(page), *begins, _NO_STORE], page.body)
+            return Response(200, [*self._page_headers(page), *begins, _NO_STORE], page.body)
         return self._page_response(request, page, *begins)
 
     def _page_response(self, request: Request, page: Page, *extra: tuple[bytes, bytes]) -> Response:
@@ -99,12 +100,27 @@ class Reads:
             left_s=state.lifetime.left_s(self._engine.clock.now()),
             private=self._access is not None,
         )
-        headers = _page_headers(page)
+        headers = self._page_headers(page)
         headers += ((b"etag", tag.encode()), (b"cache-control", cache_control.encode()), *extra)
         wanted = field(request.fields, b"if-none-match")
         if wanted is not None and matches(wanted, tag):
             return Response(304, headers)
         return Response(200, headers, page.body)
+
+    def _page_headers(self, page: Page) -> Headers:
+        content_type = page.state.content_type
+        headers: Headers = [
+            (b"content-type", content_type.encode("latin-1")),
+            (b"stream-next-offset", str(page.next_offset).encode()),
+        ]
+        if page.up_to_date:
+            headers.append(_UP_TO_DATE)
+        if page.closed:
+            headers.append(_CLOSED)
+        if self._access is not None and _is_active(content_type):
+            # A page that somebody may write must not run as one of the server's own, beside the inspector's token.
+            headers.append(_SANDBOX)
+        return headers
 
     # --- long-poll -------------------------------------------------------------------------------------------------
 
@@ -125,7 +141,7 @@ class Reads:
         assert page is not None
         cursor = (b"stream-cursor", b"%d" % self._cursor(query.cursor))
         if page.data and _is_momentary(query):
-            return Response(200, [*_page_headers(page), cursor, _NO_STORE], page.body)
+            return Response(200, [*self._page_headers(page), cursor, _NO_STORE], page.body)
         if page.data:
             return self._page_response(request, page, cursor)
         offset = (b"stream-next-offset", str(page.next_offset).encode())
@@ -217,19 +233,7 @@ def _is_momentary(query: ReadQuery) -> bool:
     return "now" in (query.offset, query.before) or query.since_ms is not None
 
 
-def _page_headers(page: Page) -> Headers:
-    headers = [*_type_headers(page.state.content_type), (b"stream-next-offset", str(page.next_offset).encode())]
-    if page.up_to_date:
-        headers.append(_UP_TO_DATE)
-    if page.closed:
-        headers.append(_CLOSED)
-    return headers
-
-
 @lru_cache(maxsize=256)
-def _type_headers(content_type: str) -> Headers:
-    """A stream may be a page, written by anybody: it must not run as one of this server's own, beside the inspector."""
-    headers: Headers = [(b"content-type", content_type.encode("latin-1"))]
-    if _ACTIVE.search(content_type):
-        headers.append((b"content-security-policy", b"sandbox"))
-    return headers
+def _is_active(content_type: str) -> bool:
+    """Whether a browser would run what is in such a stream."""
+    return _ACTIVE.search(content_type) is not None
