@@ -13,6 +13,7 @@ from unbroken.client._sync.stream import Stream
 from unbroken.client.listing import ListedStream, read_deletion, read_listing
 from unbroken.client.options import Ask, Repeat, Secret, Values, join_url
 from unbroken.client.retry import Retry
+from unbroken.client.transport import tls
 
 __all__ = ["Client"]
 
@@ -64,7 +65,7 @@ class Client:
             raise ValueError("timeout_s must be above 0")
         self.url = url
         self._own_http = http is None
-        self._http = http or httpx2.Client(transport=transport, limits=_CONNECTIONS)
+        self._http = http or httpx2.Client(transport=transport, limits=_CONNECTIONS, verify=tls())
         self._requests = Requests(
             self._http, Token(token), headers or {}, params or {}, timeout_s, retry or Retry(), body_bytes_max
         )
