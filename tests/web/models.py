@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from unbroken.testing import serve_asgi
 
-__all__ = ["ModelServer", "chat_chunk", "model_server"]
+__all__ = ["ModelServer", "Speaker", "chat_chunk", "model_server", "speaker"]
 
 
 class ModelServer:
@@ -35,15 +36,9 @@ class ModelServer:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
-            for name in ("startup", "shutdown"):
-                await receive()
-                await send({"type": f"lifespan.{name}.complete"})
+            await _lifespan(receive, send)
             return
-        body, more = b"", True
-        while more:
-            message = await receive()
-            body, more = body + message.get("body", b""), message.get("more_body", False)
-        self.requests.append(json.loads(body))
+        self.requests.append(json.loads(await _body(receive)))
         head = [(b"content-type", b"text/event-stream")]
         await send({"type": "http.response.start", "status": 200, "headers": head})
         for event in self.events:
@@ -78,3 +73,89 @@ async def model_server(*events: Any, wait: bool = False) -> AsyncIterator[ModelS
     async with serve_asgi(server, grace_s=0.1) as address:
         server.url = address.url
         yield server
+
+
+class Speaker:
+    """Speaks as chat completions do, what a test says from another thread.
+
+    Attributes:
+        url: where it is.
+        requests: the bodies that came.
+    """
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.requests: list[Any] = []
+        self._loop = asyncio.get_running_loop()
+        self._changed = threading.Condition()
+        self._said: list[asyncio.Queue[str | None]] = []
+        self._ended = 0
+
+    def say(self, text: str, *, end: bool = False) -> None:
+        """Go on with the latest answer, which is waited for."""
+        self.wait_asked(1)
+        said = self._said[-1]
+        for piece in (text, None) if end else (text,):
+            self._loop.call_soon_threadsafe(said.put_nowait, piece)
+
+    def wait_asked(self, count: int) -> None:
+        """Wait until so many answers have been asked for."""
+        self._wait(lambda: len(self._said) >= count)
+
+    def wait_ended(self, count: int) -> None:
+        """Wait until so many answers are over, or their clients gone."""
+        self._wait(lambda: self._ended >= count)
+
+    def _wait(self, condition: Callable[[], bool]) -> None:
+        with self._changed:
+            assert self._changed.wait_for(condition, timeout=20)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        request = await _body(receive)
+        said: asyncio.Queue[str | None] = asyncio.Queue()
+        with self._changed:
+            self.requests.append(json.loads(request))
+            self._said.append(said)
+            self._changed.notify_all()
+        head = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": head})
+        speaking, leaving = asyncio.create_task(_speak(said, send)), asyncio.create_task(receive())
+        await asyncio.wait((speaking, leaving), return_when=asyncio.FIRST_COMPLETED)
+        for task in (speaking, leaving):
+            task.cancel()
+        await asyncio.wait((speaking, leaving))
+        with self._changed:
+            self._ended += 1
+            self._changed.notify_all()
+
+
+async def _speak(said: asyncio.Queue[str | None], send: Any) -> None:
+    while (text := await said.get()) is not None:
+        await send({"type": "http.response.body", "body": _encode(chat_chunk({"content": text})), "more_body": True})
+    await send({"type": "http.response.body", "body": _encode(chat_chunk({}, "stop")) + _encode("[DONE]")})
+
+
+async def _lifespan(receive: Any, send: Any) -> None:
+    for name in ("startup", "shutdown"):
+        await receive()
+        await send({"type": f"lifespan.{name}.complete"})
+
+
+async def _body(receive: Any) -> bytes:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+    return body
+
+
+@asynccontextmanager
+async def speaker() -> AsyncIterator[Speaker]:
+    """A running one; for a test that is no coroutine, by way of `in_thread`."""
+    model = Speaker()
+    async with serve_asgi(model, grace_s=0.1) as address:
+        model.url = address.url
+        yield model
