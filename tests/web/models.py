@@ -75,6 +75,9 @@ async def model_server(*events: Any, wait: bool = False) -> AsyncIterator[ModelS
         yield server
 
 
+_FAILURE = "failure"
+
+
 class Speaker:
     """Speaks as chat completions do, what a test says from another thread.
 
@@ -97,6 +100,10 @@ class Speaker:
         said = self._said[-1]
         for piece in (text, None) if end else (text,):
             self._loop.call_soon_threadsafe(said.put_nowait, piece)
+
+    def fail(self) -> None:
+        """Break the latest answer off with an error."""
+        self._loop.call_soon_threadsafe(self._said[-1].put_nowait, _FAILURE)
 
     def wait_asked(self, count: int) -> None:
         """Wait until so many answers have been asked for."""
@@ -134,7 +141,8 @@ class Speaker:
 
 async def _speak(said: asyncio.Queue[str | None], send: Any) -> None:
     while (text := await said.get()) is not None:
-        await send({"type": "http.response.body", "body": _encode(chat_chunk({"content": text})), "more_body": True})
+        chunk = {"error": {"message": "overloaded"}} if text is _FAILURE else chat_chunk({"content": text})
+        await send({"type": "http.response.body", "body": _encode(chunk), "more_body": True})
     await send({"type": "http.response.body", "body": _encode(chat_chunk({}, "stop")) + _encode("[DONE]")})
 
 
