@@ -146,6 +146,7 @@ def test_the_requests_of_operations(tmp_path: Path) -> None:
     with ServerProcess(tmp_path / "data") as server:
         said = [run_curl(script, server.url) for script in scripts]
     assert "unbroken_writable 1" in said[0]
+    assert "x-request-id: order-4711" in said[1]
 
 
 async def filled(directory: Path) -> None:

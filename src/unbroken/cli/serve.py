@@ -27,6 +27,7 @@ _FLAGS = {
         "sse_heartbeat": "Seconds of silence until an SSE comment. (15)",
         "cors_origin": "Origin whose pages may use the server, * for all; repeatable. (pages of this machine)",
         "public_url": "How clients reach the server, for Location. (from Host)",
+        "access_log": "Log each request. (no)",
         "log_level": "debug, info, warning or error. (info)",
         "log_format": "text or json. (text)",
     },
@@ -61,7 +62,7 @@ _FLAGS = {
         "upload_timeout": "Seconds that a request's body may take in all. (600)",
     },
 }
-_SWITCHES = ("litestream", "insecure")
+_SWITCHES = ("litestream", "access_log", "insecure")
 _LISTS = ("cors_origin", "jwt_keys", "jwt_audience", "jwt_issuer", "allowed_hosts", "trusted_proxies")
 
 

@@ -12,7 +12,7 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from msgspec.structs import replace
 
@@ -21,7 +21,7 @@ from unbroken.engine.expiry import Expiry
 from unbroken.engine.upload import Queued, Tell, Upload, is_large
 from unbroken.engine.usage import Usage
 from unbroken.errors import Draining, OutcomeUnknown, Overloaded, StorageFull, StoreError, Unavailable, UnbrokenError
-from unbroken.measures import SECONDS, SIZES, Histogram
+from unbroken.measures import SECONDS, SIZES, Histogram, Metric
 from unbroken.protocol.commands import Append, Appended, Command, Create, Outcome, Release
 from unbroken.protocol.lifetime import Instant
 from unbroken.protocol.stream import Decision, Record, Reference, Situation, decide
@@ -100,6 +100,13 @@ class Committer:
         self._wake.set()
         if self._task is not None:
             await self._task
+
+    def metrics(self) -> Iterator[Metric]:
+        """What it tells of itself."""
+        yield Metric("queued_writes", "gauge", "Writes that wait to be decided.", self.queued)
+        text = "Time of a commit, from deciding its writes to durable."
+        yield Metric("commit_seconds", "histogram", text, self._measures.commit_seconds)
+        yield Metric("batch_writes", "histogram", "Writes in one commit.", self._measures.batch_writes)
 
     @property
     def queued(self) -> int:

@@ -28,7 +28,7 @@ from unbroken.engine.follow import Waiters
 from unbroken.engine.follower import Follower
 from unbroken.engine.pages import Page, count_messages, read_page, read_page_before
 from unbroken.engine.upload import Tell
-from unbroken.engine.usage import UNLIMITED, Quota, Usage
+from unbroken.engine.usage import UNLIMITED, Quota, Usage, usage_metrics
 from unbroken.errors import InvalidOffset, StoreError, Unavailable, UnbrokenError
 from unbroken.measures import Metric
 from unbroken.protocol.commands import (
@@ -511,17 +511,9 @@ class Engine:
 
     def metrics(self) -> Iterator[Metric]:
         """What the engine and its store tell of themselves; see `unbroken.measures`."""
-        usage, measures = self.usage, self._measures
-        if usage.measured:
-            yield Metric("streams", "gauge", "Streams, those included that only forks need.", usage.streams)
-            text = "Bytes of all streams, shared ones counted once."
-            yield Metric("stored_bytes", "gauge", text, usage.total_bytes)
-        yield Metric("appended_bytes_total", "counter", "Bytes appended.", usage.appended_bytes)
+        yield from usage_metrics(self.usage)
         yield Metric("waiting_readers", "gauge", "Followers that wait for news.", len(self.waiters))
-        yield Metric("queued_writes", "gauge", "Writes that wait to be decided.", self._committer.queued)
-        text = "Time of a commit, from deciding its writes to durable."
-        yield Metric("commit_seconds", "histogram", text, measures.commit_seconds)
-        yield Metric("batch_writes", "histogram", "Writes in one commit.", measures.batch_writes)
+        yield from self._committer.metrics()
         yield Metric("writable", "gauge", "0 once an I/O error made the store read-only.", self.store.failure is None)
         yield from self.store.metrics()
 

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from unbroken.errors import StreamFull, TooManyStreams, TotalSizeExceeded, UnbrokenError
+from unbroken.measures import Metric
 from unbroken.protocol.stream import Addition, Creation, Deletion, Record
 from unbroken.store.base import Change, Totals
 
 _log = logging.getLogger("unbroken.engine")
 
-__all__ = ["UNLIMITED", "Quota", "Usage"]
+__all__ = ["UNLIMITED", "Quota", "Usage", "usage_metrics"]
 
 
 class Quota(NamedTuple):
@@ -118,3 +119,11 @@ class Usage:
         elif isinstance(record, Deletion) and change.after is None and (before := change.before) is not None:
             self.streams -= 1
             self.total_bytes -= before.own_bytes
+
+
+def usage_metrics(usage: Usage) -> Iterator[Metric]:
+    """What it comes to, as it is now."""
+    if usage.measured:
+        yield Metric("streams", "gauge", "Streams, those included that only forks need.", usage.streams)
+        yield Metric("stored_bytes", "gauge", "Bytes of all streams, shared ones counted once.", usage.total_bytes)
+    yield Metric("appended_bytes_total", "counter", "Bytes appended.", usage.appended_bytes)

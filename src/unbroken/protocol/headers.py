@@ -38,12 +38,12 @@ ALLOWED_METHODS = "GET, HEAD, POST, PUT, DELETE, OPTIONS"
 REQUEST_HEADERS = (
     "Accept, Authorization, Cache-Control, Content-Type, If-None-Match, Last-Event-ID, Producer-Epoch, Producer-Id, "
     "Producer-Seq, Stream-Closed, Stream-Expires-At, Stream-Fork-Offset, Stream-Fork-Sub-Offset, Stream-Forked-From, "
-    "Stream-Seq, Stream-TTL"
+    "Stream-Seq, Stream-TTL, X-Request-Id"
 )
 RESPONSE_HEADERS = (
     "ETag, Location, Producer-Epoch, Producer-Expected-Seq, Producer-Received-Seq, Producer-Seq, Retry-After, "
     "Stream-Closed, Stream-Cursor, Stream-Expires-At, Stream-Next-Offset, Stream-Previous-Offset, "
-    "Stream-SSE-Data-Encoding, Stream-TTL, Stream-Up-To-Date, WWW-Authenticate"
+    "Stream-SSE-Data-Encoding, Stream-TTL, Stream-Up-To-Date, WWW-Authenticate, X-Request-Id"
 )
 
 _VALUE_CHARS_MAX = 256

@@ -38,9 +38,11 @@ from unbroken.server.bodies import BodyReader
 from unbroken.server.cors import CorsPolicy
 from unbroken.server.hosts import HostPolicy
 from unbroken.server.http import ClientGone, ConnectionLimits, Headers, Request, Response
+from unbroken.server.logs import Seldom
 from unbroken.server.metrics import Metrics, process_metrics
 from unbroken.server.problems import problem
 from unbroken.server.reads import Reads
+from unbroken.server.request_log import RequestLog
 from unbroken.server.reserved import RESERVED_PATHS, Reserved
 from unbroken.server.settings import Settings
 from unbroken.server.shares import WriteRates, limits_writes
@@ -81,6 +83,8 @@ class App:
         self._small_bytes = min(_SMALL_BYTES, settings.max_body)
         self._reads = Reads(engine, settings, access)
         self.metrics = Metrics()
+        self._request_log = RequestLog() if settings.access_log or settings.log_level == "debug" else None
+        self._seldom = Seldom()
         self._reserved = Reserved(engine, access, self._collect)
 
     @property
@@ -160,13 +164,18 @@ class App:
 
     def _refusal(self, request: Request, error: Exception) -> Response:
         told = error if isinstance(error, UnbrokenError) else UnbrokenError()
+        request.refusal = told.code
         self.metrics.refused(told.code)
         where = request.target.decode("latin-1")
         if told is not error:
             # A fault of ours. It is told in the form of every other error, and the log says where to look.
-            _log.error("%s %s failed", request.method, where, exc_info=error)
-        elif told.status >= 500:
-            _log.warning("%s %s: %s (%s)", request.method, where, told, told.code)
+            facts = {"request_id": request.id, "method": request.method, "path": where}
+            _log.error("%s %s failed, id %s", request.method, where, request.id, exc_info=error, extra={"facts": facts})
+        elif told.status >= 500 and (left_out := self._seldom.left_out(told.code)) is not None:
+            more = f", and {left_out} times before" if left_out else ""
+            facts = {"request_id": request.id, "method": request.method, "path": where, "code": told.code}
+            text = "%s %s: %s (%s%s), id %s"
+            _log.warning(text, request.method, where, told, told.code, more, request.id, extra={"facts": facts})
         return problem(told)
 
     def _check_started(self) -> None:
@@ -189,11 +198,15 @@ class App:
         """What every response gets."""
         self.metrics.answered(request.method, response.status, request.begun_s)
         response.headers.extend(self._cors.headers(request.fields))
+        if self._request_log is not None or response.status >= 400 or b"x-request-id" in request.fields:
+            response.headers.append((b"x-request-id", request.id.encode()))
         if self.access is not None:
             response.headers.extend(self.access.headers)
         if b"upgrade" in request.fields:
             # Parsers differ in what they take for the body; nothing after this response may be read as a request.
             response.headers.append((b"connection", b"close"))
+        if self._request_log is not None:
+            self._request_log.note(request, response)
         return response
 
     async def _route(self, request: Request) -> Response:

@@ -148,6 +148,11 @@ class AsgiRequest(Request):
     def server(self) -> tuple[str, int | None] | None:
         return self._scope.get("server")
 
+    @property
+    def client(self) -> str | None:
+        client = self.scope.get("client")
+        return None if client is None else str(client[0])
+
     async def next_part(self) -> bytes | None:
         while not self._complete:
             message = await self._receive()

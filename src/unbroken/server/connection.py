@@ -235,7 +235,7 @@ class Connection(HttpToolsProtocol):
             super().on_message_complete()
             return
         assert self._app is not None
-        request = _Post(self.url, self.scheme or "http", self._held, self._held_body)
+        request = _Post(self.url, self.scheme or "http", self._held, self._held_body, self.client)
         self._held, self._held_body = None, b""
         exchange = self._exchange
         exchange.response_complete = False
@@ -337,9 +337,14 @@ _NO_ROOTS = ("",)
 class _Post(Request):
     """A request whose body has arrived."""
 
-    def __init__(self, url: bytes, scheme: str, fields: Fields, body: bytes) -> None:
+    def __init__(self, url: bytes, scheme: str, fields: Fields, body: bytes, client: tuple[str, int] | None) -> None:
         target, _, query = url.partition(b"?")
         super().__init__("POST", target, _NO_ROOTS, query, scheme, fields, body)
+        self._client = client
+
+    @property
+    def client(self) -> str | None:
+        return None if self._client is None else self._client[0]
 
     async def next_part(self) -> None:
         return None

@@ -5,6 +5,9 @@ An adapter (`unbroken.server.asgi`) turns what its server hands it into a `Reque
 
 from __future__ import annotations
 
+import itertools
+import re
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
 from time import perf_counter
@@ -34,6 +37,11 @@ def join_fields(headers: Sequence[tuple[bytes, bytes]]) -> Fields:
 _LOOPBACK = ("127.0.0.1", 0)
 
 
+_SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@~-]{1,128}")
+_ID_PREFIX = secrets.token_hex(4)
+_ids = itertools.count(1)
+
+
 class ClientGone(Exception):
     """The client went away before its request had arrived whole. There is nobody to answer."""
 
@@ -53,9 +61,12 @@ class Request(ABC):
     Attributes:
         begun_s: `time.perf_counter` when it was there.
         principal: who sent it, once that is known; None as long as nobody is asked who they are.
+        refusal: the code of the error that it was answered with, if it was.
     """
 
     principal: Principal | None = None
+    refusal: str | None = None
+    _id: str | None = None
 
     def __init__(
         self,
@@ -75,6 +86,19 @@ class Request(ABC):
         self.fields = fields
         self.arrived = arrived
         self.begun_s = perf_counter()
+
+    @property
+    def id(self) -> str:
+        """What it is called in logs: the client's ``X-Request-Id`` if it has a sane one, else a name of our own."""
+        if self._id is None:
+            given = self.fields.get(b"x-request-id", b"")
+            self._id = given.decode("ascii") if _SANE_ID.fullmatch(given) else f"{_ID_PREFIX}-{next(_ids):x}"
+        return self._id
+
+    @property
+    def client(self) -> str | None:
+        """The address that it came from."""
+        return None
 
     @property
     def scope(self) -> MutableMapping[str, Any]:

@@ -61,7 +61,7 @@ def run(settings: Settings) -> int:
     settings = with_tokens_file(settings)
     check_exposure(settings)
     tls = certificate(settings)
-    configure_logging(settings.log_level, settings.log_format)
+    configure_logging(settings.log_level, settings.log_format, access_log=settings.access_log)
     keep_freed_memory()
     settings = _with_open_files(settings)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -105,7 +105,7 @@ async def _serve(settings: Settings, tls: Certificate | None) -> None:
                 lifespan="off",
                 ws="none",
                 log_config=None,
-                access_log=settings.log_level == "debug",
+                access_log=False,
                 server_header=False,
                 backlog=_BACKLOG,
                 timeout_graceful_shutdown=_GRACE_S,

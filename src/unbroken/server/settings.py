@@ -71,6 +71,7 @@ class Settings:
         tls_cert: PEM file with the certificate, and those between it and a root, to serve HTTPS; needs ``tls_key``.
         tls_key: PEM file with the certificate's private key.
         trusted_proxies: addresses and networks of proxies whose ``X-Forwarded-Proto`` and ``-For`` are believed.
+        access_log: log each request, whatever the level; ``debug`` does too.
         log_level: least important messages that are logged.
         log_format: ``text`` for people, ``json`` for machines.
     """
@@ -112,6 +113,7 @@ class Settings:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     trusted_proxies: tuple[str, ...] = ("127.0.0.1", "::1")
+    access_log: bool = False
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
 
@@ -280,6 +282,7 @@ _PARSERS: Mapping[str, Any] = {
     "tls_cert": _path,
     "tls_key": _path,
     "trusted_proxies": _networks,
+    "access_log": _switch,
     "log_level": _choice(*get_args(LogLevel)),
     "log_format": _choice(*get_args(LogFormat)),
 }
