@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import inspect
 import io
+import json
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from tools.cli_reference import PAGE, page
 from unbroken import errors
 from unbroken.cli.serve import serve
 from unbroken.engine.engine import Engine
@@ -119,22 +121,11 @@ OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 def test_the_commands_of_operations(tmp_path: Path) -> None:
     """In order, on a database with what they name."""
     asyncio.run(filled(tmp_path / "unbroken-data"))
-    program = f'unbroken() {{ "{sys.executable}" -m unbroken "$@"; }}\nset -eo pipefail\n'
     scripts = [text for text in snippets("sh", OPERATIONS) if "litestream" not in text and "curl" not in text]
     assert len(scripts) == 3
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run(
-        ["bash", "-c", program + "".join(scripts)],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    printed = run_commands("".join(scripts), tmp_path)
     for said in ("monday.db: 2 streams, ", "sound: 2 streams", "restored-data: 2 streams, sound", "1 streams imported"):
-        assert said in done.stdout
+        assert said in printed
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         *("archive-data", "chats.export", "everything.export", "monday.db", "restored-data", "unbroken-data")
     ]
@@ -276,3 +267,39 @@ def test_every_fixture_is_documented() -> None:
     text = (ROOT / "docs" / "testing.md").read_text()
     for name in fixtures.__all__:
         assert f"`{name}`" in text, name
+
+
+CLI = PAGE.read_text()
+
+
+def test_the_reference_of_the_command_line_is_what_the_commands_say() -> None:
+    assert page() == CLI, "run `python tools/cli_reference.py`"
+
+
+def test_the_commands_of_the_command_line_page(tmp_path: Path) -> None:
+    """In order, against one server, and each says what it should."""
+    greetings, events, bench = snippets("sh", CLI)
+    with ServerProcess(tmp_path / "data") as server:
+        said = [run_commands(script, tmp_path, UNBROKEN_URL=server.url) for script in (greetings, events, bench)]
+    assert "hello\ncontent type  text/plain" in said[0]
+    first, *described, last = said[1].splitlines()
+    assert first == '{"n":2}'
+    assert [json.loads(line)["value"] for line in described[:2]] == [{"n": 1}, {"n": 2}]
+    assert (described[2:], last) == (['{"n":1}', '{"n":2}'], '{"n":3}')
+    assert "fan-out to 5 live readers" in said[2]
+
+
+def run_commands(script: str, directory: Path, **environment: str) -> str:
+    """What a script of ``unbroken`` commands prints, none of which fails."""
+    program = f'unbroken() {{ "{sys.executable}" -m unbroken "$@"; }}\nset -eo pipefail\n'
+    done = subprocess.run(
+        ["bash", "-c", program + script],
+        cwd=directory,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout

@@ -41,7 +41,7 @@ async def test_delete_one_and_all_below_a_prefix() -> None:
 async def test_errors_are_one_line() -> None:
     async with live_server() as server:
         for arguments, code, message in [
-            (["/nothing"], 1, "no stream at this path (404)"),
+            (["/nothing"], 1, "there is no stream at "),
             (["nonsense"], 2, "is neither a path such as"),
         ]:
             found, out, err = await run(server, *arguments)

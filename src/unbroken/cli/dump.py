@@ -25,9 +25,9 @@ _RECORD = "{:>14} {:>10} {:24} {}"
 
 def dump(
     target: Annotated[Path, typer.Argument(metavar="DIR", help="Data directory, or a database file such as a backup.")],
-    path: Annotated[str | None, typer.Argument(metavar="[PATH]", help="A stream, to see all of it.")] = None,
+    path: Annotated[str | None, typer.Argument(metavar="PATH", help="A stream, to see all of it.")] = None,
     prefix: Annotated[str, typer.Option(help="Only streams whose path begins with this.")] = "",
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many streams, or records. [all]")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many streams, or records. (all)")] = None,
     json: Annotated[bool, typer.Option("--json", help="A line of JSON for each stream, or record.")] = False,
 ) -> None:
     """List the streams of a database, or show one: state, lineage, producers, and what each commit brought.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import NoReturn
 
 import apsw
@@ -13,10 +15,12 @@ import msgspec
 import typer
 
 from unbroken.errors import UnbrokenError
-from unbroken.protocol.lifetime import format_time
+from unbroken.protocol.lifetime import format_time, parse_time
 
-__all__ = ["Progress", "fail", "format_moment", "format_size", "print_json", "reported"]
+__all__ = ["Progress", "fail", "format_moment", "format_size", "parse_moment", "print_json", "reported"]
 
+_AGO = re.compile(r"([0-9]{1,6})([smhd])")
+_AGO_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -88,3 +92,13 @@ def format_moment(time_ms: int) -> str:
         return format_time(time_ms)
     except OverflowError:
         return f"{time_ms} ms"
+
+
+def parse_moment(text: str, option: str) -> datetime:
+    """A time as people give it: RFC 3339, or so long ago; ends the command if it is neither."""
+    if ago := _AGO.fullmatch(text):
+        return datetime.now(UTC) - timedelta(seconds=int(ago[1]) * _AGO_S[ago[2]])
+    try:
+        return datetime.fromtimestamp(parse_time(text, option) / 1000, UTC)
+    except (UnbrokenError, OverflowError, OSError):
+        fail(f"{option}: {text!r} is neither a time such as 2027-01-01T00:00:00Z nor one ago such as 5m, 2h or 7d", 2)

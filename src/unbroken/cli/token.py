@@ -14,7 +14,7 @@ from unbroken.cli.terminal import fail, format_moment, print_json
 from unbroken.protocol.scopes import ScopeError, grant
 from unbroken.server.guard import TOKENS_FILE_NAME
 
-__all__ = ["create", "ls", "revoke"]
+__all__ = ["application", "create", "ls", "revoke"]
 
 _NAME_CHARS_MAX = 100
 _DURATION = re.compile(r"([0-9]{1,6})(s|m|h|d)")
@@ -126,3 +126,8 @@ def _seconds(duration: str) -> int:
 
 def _moment(seconds: int | None) -> str | None:
     return None if seconds is None else format_moment(seconds * 1000)
+
+
+application = typer.Typer(help="Static tokens: for those who may use the server.", no_args_is_help=True)
+for _command in (create, ls, revoke):
+    application.command(_command.__name__)(_command)

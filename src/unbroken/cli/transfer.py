@@ -24,7 +24,7 @@ __all__ = ["export_", "import_"]
 
 def export_(
     source: Annotated[Path, typer.Argument(metavar="DIR", help="Data directory, or a database file such as a backup.")],
-    path: Annotated[str | None, typer.Argument(metavar="[PATH]", help="One stream. [all]")] = None,
+    path: Annotated[str | None, typer.Argument(metavar="PATH", help="One stream. (all)")] = None,
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE", help="Where to; - is standard output.")
     ] = "-",
