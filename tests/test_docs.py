@@ -286,7 +286,7 @@ def test_the_commands_of_the_command_line_page(tmp_path: Path) -> None:
     assert first == '{"n":2}'
     assert [json.loads(line)["value"] for line in described[:2]] == [{"n": 1}, {"n": 2}]
     assert (described[2:], last) == (['{"n":1}', '{"n":2}'], '{"n":3}')
-    assert "fan-out to 5 live readers" in said[2]
+    assert "deliveries to 5 live readers" in said[2]
 
 
 def run_commands(script: str, directory: Path, **environment: str) -> str:

@@ -311,9 +311,9 @@ def test_bench_measures_and_leaves_nothing(cli: Cli) -> None:
         *("bench", cli.url, "--seconds", "0.2", "-c", "4", "--streams", "3", "--followers", "5", "--json"),
     )
     figures = [json.loads(line) for line in out.splitlines()]
-    assert [figure["unit"] for figure in figures] == ["/s", "/s", "MiB/s", "deliveries/s"]
+    assert [figure["unit"] for figure in figures] == ["/s", "/s", "MiB/s", "/s"]
     assert all(figure["operations"] > 0 and figure["per_second"] > 0 for figure in figures)
     assert cli.ok("ls") == ""
     table = cli.ok("bench", "--seconds", "0.1", "-c", "2", "--streams", "2", "--followers", "2")
-    assert "fan-out to 2 live readers" in table
+    assert "deliveries to 2 live readers" in table
     assert cli.run("bench", "--seconds", "0.1", url="http://127.0.0.1:9").code == 3

@@ -98,8 +98,8 @@ def bench(
 def _show(url: str, found: Sequence[_Figures]) -> None:
     table = Table(title=url, title_justify="left", box=None, pad_edge=False)
     table.add_column("", no_wrap=True)
-    for column in ("rate", "p50 ms", "p99 ms", "longest ms", "client busy"):
-        table.add_column(column, justify="right")
+    for column in ("rate", "p50 ms", "p99 ms", "max ms", "client"):
+        table.add_column(column, justify="right", no_wrap=True)
     for figures in found:
         table.add_row(
             figures.name,
@@ -187,7 +187,7 @@ async def _measure(
         progress("appends, one connection")
         yield await _appends(plan, "appends, 1 connection", paths[:1], 1)
         progress(f"appends, {connections} connections")
-        yield await _appends(plan, f"appends, {connections} connections, {streams} streams", paths, connections)
+        yield await _appends(plan, f"appends, {connections} over {streams} streams", paths, connections)
         progress("catch-up reads")
         yield await _catch_up(plan, f"{plan.root}-pages")
         progress(f"{followers} live readers")
@@ -268,7 +268,7 @@ async def _catch_up(plan: _Plan, path: str) -> _Figures:
                 offset = "-1" if whole else answer.headers[b"stream-next-offset"].decode("latin-1")
 
         await _together(work(connection) for connection in several)
-        return watch.figures(f"catch-up reads, {_READERS} connections", "MiB/s", read_bytes / 2**20)
+        return watch.figures(f"catch-up, {_READERS} connections", "MiB/s", read_bytes / 2**20)
 
 
 class _Listener:
@@ -323,4 +323,4 @@ async def _fan_out(plan: _Plan, path: str, followers: int) -> _Figures:
             await writer.ask(plan.site.request("POST", path, body, content_type="text/plain"), 200, 204)
             async with asyncio.timeout(30):
                 await all_heard.wait()
-        return watch.figures(f"fan-out to {followers} live readers", "deliveries/s")
+        return watch.figures(f"deliveries to {followers} live readers", "/s")
