@@ -5,9 +5,9 @@
         expect(page.locator("#output")).to_have_text("hello")
 
 Such tests are plain functions, not coroutines: Playwright's blocking API has an event loop of its own under way as long
-as the fixture lives. For the same reason each test gets a browser of its own, which costs it half a second; so it also
-begins without cookies, storage or cache. The browser is the system's; nothing is downloaded. It resolves no names but
-``localhost``, so that no page depends on the network.
+as the browser runs. One browser serves the tests with pages that follow one another; it is ended before any other test,
+and after one that failed. Each test begins without cookies, storage or cache. The browser is the system's; nothing is
+downloaded. It resolves no names but ``localhost``, so that no page depends on the network.
 
 A test fails if a page of its said something on the console that is an error, or threw, unless it expects that
 (`Chromium.expect_errors`). Chromium itself reports each request that failed, also one that a script has handled.
@@ -19,12 +19,13 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import BrowserContext, ConsoleMessage, Page, WebError
+    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, WebError
 
 __all__ = ["Chromium", "chromium", "page"]
 
@@ -45,14 +46,15 @@ TIMEOUT_MS = 30_000.0
 
 
 class Chromium:
-    """A running browser.
+    """A browser as one test has it.
 
     Args:
-        context: its one context, in which all pages of a test are tabs that share storage and cache.
+        context: in which all pages of the test are tabs that share storage and cache.
     """
 
     def __init__(self, context: BrowserContext) -> None:
         self.context = context
+        self.failed = False
         self._errors: list[str] = []
         self._expected: list[re.Pattern[str]] = []
         context.on("console", self._heard)
@@ -90,20 +92,32 @@ class Chromium:
         self._errors.append(error.error.stack or error.error.message)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Close a test's pages before the servers that they talk to end, and judge what they have said until then."""
-    started = getattr(item, "funcargs", {}).get("chromium")
-    try:
-        yield
-    finally:
-        if started is not None:
-            started.close_pages()
-    if started is not None:
-        assert started.unexpected_errors == []
+_RUNNING = pytest.StashKey[tuple["Browser", ExitStack]]()
 
 
-def program() -> str:
+def _browser(config: pytest.Config) -> Browser:
+    """The browser that runs, or a new one."""
+    if found := config.stash.get(_RUNNING, None):
+        return found[0]
+    path = _program()
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=TIMEOUT_MS)
+    with ExitStack() as stack:
+        kind = stack.enter_context(sync_playwright()).chromium
+        sandbox = os.getuid() != 0
+        browser = stack.enter_context(kind.launch(executable_path=path, args=FLAGS, chromium_sandbox=sandbox))
+        config.stash[_RUNNING] = browser, stack.pop_all()
+    return browser
+
+
+def _end_browser(config: pytest.Config) -> None:
+    if found := config.stash.get(_RUNNING, None):
+        del config.stash[_RUNNING]
+        found[1].close()
+
+
+def _program() -> str:
     """Where Chromium is; the test is skipped without one, but fails in CI."""
     for name in PROGRAMS:
         if found := shutil.which(name):
@@ -114,24 +128,47 @@ def program() -> str:
     pytest.skip(reason)
 
 
-@pytest.fixture
-def chromium() -> Iterator[Chromium]:
-    """A browser without a page yet."""
-    path = program()
-    from playwright.sync_api import expect, sync_playwright
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """End the browser if it is another kind of test's turn: that may need an event loop of its own."""
+    if "chromium" not in getattr(item, "fixturenames", ()):
+        _end_browser(item.config)
 
-    expect.set_options(timeout=TIMEOUT_MS)
-    with (
-        sync_playwright() as playwright,
-        playwright.chromium.launch(executable_path=path, args=FLAGS, chromium_sandbox=os.getuid() != 0) as browser,
-        browser.new_context() as context,
-    ):
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Close a test's pages before the servers that they talk to end, and judge what they have said until then."""
+    started = getattr(item, "funcargs", {}).get("chromium")
+    if started is None:
+        yield
+        return
+    try:
+        yield
+    except BaseException:
+        started.failed = True
+        raise
+    finally:
+        started.close_pages()
+    assert started.unexpected_errors == []
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """End the browser."""
+    _end_browser(session.config)
+
+
+@pytest.fixture
+def chromium(request: pytest.FixtureRequest) -> Iterator[Chromium]:
+    """A browser without a page yet."""
+    with _browser(request.config).new_context() as context:
         context.set_default_timeout(TIMEOUT_MS)
         started = Chromium(context)
         yield started
+    if started.failed:  # perhaps in the midst of a call to it
+        _end_browser(request.config)
 
 
 @pytest.fixture
 def page(chromium: Chromium) -> Page:
-    """An empty page in a browser of the test's own."""
+    """An empty page, in a context of the test's own."""
     return chromium.new_page()

@@ -1,4 +1,5 @@
-"""The protocol's Node.js reference server, for tests that our clients work with servers that are not ours.
+"""What others wrote, run by Node.js: the protocol's reference server, to test our clients with a server that is not
+ours, and its client, to test our server with a client that is not ours.
 
 Where Node.js, or what make installs for it, is not there, such tests are skipped; in CI they fail.
 """
@@ -13,7 +14,7 @@ import pytest
 
 from unbroken.testing import ServerProcess
 
-__all__ = ["ReferenceServer", "need_reference"]
+__all__ = ["PEERS", "ReferenceServer", "need_package", "need_reference", "node"]
 
 PEERS = Path(__file__).parents[1] / "peers"
 
@@ -31,14 +32,24 @@ class ReferenceServer(ServerProcess):
         super().__init__(data_dir or Path(), *flags, *(["--data", str(data_dir)] if data_dir else []))
 
     def command(self, port: int) -> list[str]:
-        node = shutil.which("node")
-        assert node is not None
-        return [node, str(PEERS / "reference.mjs"), "--port", str(port), *self.flags]
+        return [node(), str(PEERS / "reference.mjs"), "--port", str(port), *self.flags]
+
+
+def node() -> str:
+    """Where Node.js is."""
+    found = shutil.which("node")
+    assert found is not None
+    return found
 
 
 def need_reference() -> None:
     """Skip the test if the reference server cannot be run here."""
-    reason = _missing()
+    need_package("@durable-streams/server")
+
+
+def need_package(name: str) -> None:
+    """Skip the test if Node.js, or a package of ``peers/package.json``, is not here."""
+    reason = _missing(name)
     if not reason:
         return
     if os.environ.get("CI") == "true":
@@ -46,9 +57,9 @@ def need_reference() -> None:
     pytest.skip(reason)
 
 
-def _missing() -> str:
+def _missing(name: str) -> str:
     if shutil.which("node") is None:
-        return "the reference server needs Node.js"
-    if not (PEERS / "node_modules" / "@durable-streams" / "server").is_dir():
-        return "the reference server is not installed: make peers/node_modules/.installed"
+        return f"{name} needs Node.js"
+    if not (PEERS / "node_modules" / name).is_dir():
+        return f"{name} is not installed: make peers/node_modules/.installed"
     return ""

@@ -10,10 +10,12 @@ from urllib.request import Request, urlopen
 
 from playwright.sync_api import Page
 
-__all__ = ["BYTES", "JSON", "TEXT", "Lab", "ended", "follow", "live", "request", "text", "told"]
+from unbroken.testing.proxy import Fault, Plan, ProxiedRequest, Script
+
+__all__ = ["BYTES", "JSON", "TEXT", "Lab", "Recorder", "ended", "follow", "live", "request", "text", "told"]
 
 TEXT, JSON, BYTES = "text/plain", "application/json", "application/octet-stream"
-PAGE = (Path(__file__).parent / "lab.html").read_bytes()
+SCRIPT = (Path(__file__).parent / "lab.js").read_text()
 
 
 def request(method: str, url: str, content_type: str = "", body: bytes = b"", **fields: str) -> bytes:
@@ -45,12 +47,11 @@ class Lab:
     def __init__(self, url: str, direct_url: str = "") -> None:
         self.url = url
         self._direct_url = direct_url or url
-        request("PUT", f"{self._direct_url}/lab.html", "text/html", PAGE)
 
     def open(self, page: Page) -> Page:
-        """Load the page."""
-        page.goto(f"{self.url}/lab.html")
-        page.wait_for_function("window.ready")
+        """Load a page of the server's own origin, and what `follow` needs."""
+        page.goto(f"{self.url}/-/health")
+        page.evaluate(SCRIPT)
         return page
 
     def create(self, path: str, content_type: str = JSON, body: bytes = b"", **fields: str) -> None:
@@ -72,6 +73,23 @@ class Lab:
     def read(self, path: str) -> Any:
         """All messages of a JSON stream that fits a page."""
         return json.loads(request("GET", self._direct_url + path))
+
+
+class Recorder:
+    """A plan of a proxy that keeps the requests.
+
+    Args:
+        plan: what happens to them; nothing by default.
+    """
+
+    def __init__(self, plan: Plan | None = None) -> None:
+        self.requests: list[ProxiedRequest] = []
+        self._plan = plan or Script()
+
+    def __call__(self, request: ProxiedRequest) -> Fault:
+        """The fault for a request."""
+        self.requests.append(request)
+        return self._plan(request)
 
 
 def follow(page: Page, path: str, options: Mapping[str, object] | None = None, script: str = "{}") -> None:

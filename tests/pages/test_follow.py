@@ -13,7 +13,7 @@ from unbroken.server.settings import Settings
 from unbroken.testing.proxy import Answer, FaultyProxy, ProxiedRequest, Script
 
 MODES = ["auto", "sse", "long-poll"]
-COUNT = 5000
+COUNT = 1000
 NUMBERS = f"[{','.join(map(str, range(COUNT)))}]".encode()
 
 
@@ -97,7 +97,7 @@ class TestSmallPages:
 
     @pytest.fixture
     def unbroken_settings(self) -> Settings:
-        return Settings(page_size=2048)
+        return Settings(page_size=512)
 
     @pytest.mark.parametrize(("mode", "offset"), [(False, "-1"), (False, "now"), ("auto", "-1")])
     def test_all_that_is_there_is_read(self, page: Page, lab: Lab, mode: object, offset: str) -> None:
@@ -111,7 +111,7 @@ class TestSmallPages:
 
     @pytest.mark.parametrize("content_type", [JSON, TEXT, BYTES])
     def test_every_position_goes_on_exactly_there(self, page: Page, lab: Lab, content_type: str) -> None:
-        content = "aé€😀" * (1200 if content_type != JSON else 12)
+        content = "aé€😀" * (300 if content_type != JSON else 12)
         body = "[" + ",".join(f'"{character}"' for character in content) + "]" if content_type == JSON else content
         lab.create("/a", content_type, body.encode())
         follow(lab.open(page), "/a", {"live": False})
@@ -126,9 +126,9 @@ class TestSmallPages:
 
     def test_positions_hold_when_pages_become_smaller(self, page: Page, lab: Lab) -> None:
         lab.create("/a", JSON, NUMBERS)
-        follow(lab.open(page), "/a", {"live": False, "offset": "-1,3000"})
+        follow(lab.open(page), "/a", {"live": False, "offset": "-1,600"})
         page.evaluate("reading.done")
-        assert told(page, "messages", 0) == list(range(3000, COUNT))
+        assert told(page, "messages", 0) == list(range(600, COUNT))
 
 
 def test_a_position_beyond_the_end_is_refused(page: Page, lab: Lab) -> None:

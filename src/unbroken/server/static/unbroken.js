@@ -25,9 +25,9 @@
  * `live` is "auto", "sse", "long-poll", or false to end when all that is there has been read. The Reading that is
  * returned has `done`, a promise of its end, `stop()`, `position`, `contentType` and `closed`; `signal` ends it too.
  *
- * follow, append and producer take `token` (sent as `Authorization: Bearer`) and `headers`, each a value or a function, also an async
- * one, that is called for each request, and again with `{ refresh: true }` after a 401; `fetch`, to be used in place of
- * the page's; and `signal`. A token that is part of the URL (`?token=`) stays there.
+ * follow, append and producer take `token` (sent as `Authorization: Bearer`) and `headers`, each a value or a function,
+ * also an async one, that is called for each request, and again with `{ refresh: true }` after a 401; `fetch`, to be
+ * used in place of the page's; and `signal`. A token that is part of the URL (`?token=`) stays there.
  *
  * @typedef {string | null | undefined} Token
  * @typedef {{ refresh: boolean }} How
@@ -61,8 +61,9 @@
  * @typedef {RequestOptions & { contentType?: string, close?: boolean, seq?: string }} AppendOptions
  *
  * `id`: a random one by default. `epoch`: to be raised whenever an id is used again. `onError`: told of each failure;
- * the promises of `send` may then be ignored. `batchBytes`: of one request, about (256 KiB). `waitingBytes`: of all that
- * is not yet written, about, beyond which `send` fails (16 MiB).
+ * the promises of `send` may then be ignored. `batchBytes`: of one request, about (256 KiB). `waitingBytes`: of all
+ * that is not yet written, about, beyond which `send` fails (16 MiB). `timeoutMs`: until a request without an answer is
+ * repeated (60000).
  * @typedef {RequestOptions & {
  *   id?: string,
  *   epoch?: number,
@@ -70,6 +71,7 @@
  *   onError?: (error: any) => unknown,
  *   batchBytes?: number,
  *   waitingBytes?: number,
+ *   timeoutMs?: number,
  * }} ProducerOptions
  */
 
@@ -78,7 +80,6 @@ const RETRY_MS = { first: 250, most: 30_000, told: 300_000 }
 const STALE_MS = 20_000
 /** An answer without news that comes sooner has not waited for any. */
 const HASTE_MS = 250
-const POST_TIMEOUT_MS = 60_000
 const APPEND_TRIES = 5
 const BATCH_MESSAGES = 10_000
 
@@ -135,6 +136,7 @@ export async function append(url, data, { contentType, close = false, seq, ...op
       const response = await post(url, pieces, close, { ...options, fields: headers })
       return { offset: response.headers.get("Stream-Next-Offset") ?? "", closed: isTrue(response, "Stream-Closed") }
     } catch (error) {
+      options.signal?.throwIfAborted()
       if (failures === APPEND_TRIES || !(error instanceof StreamError && error.unwritten)) throw error
       await pause(delayMs(failures, error), options.signal)
       options.signal?.throwIfAborted()
@@ -191,7 +193,7 @@ class Reading {
     const [start, skip = "0"] = this.position.split(",")
     this.#offset = start
     this.#skip = Number(skip)
-    /** Resolves when the stream is closed, or reading was stopped, or all is read; rejects with what `onError` gets. */
+    /** Resolves when the stream is closed, reading was stopped, or all is read; rejects with what `onError` gets. */
     this.done = this.#run()
     if (onError) this.done.catch(() => {})
   }
@@ -213,15 +215,16 @@ class Reading {
     try {
       await null
       await this.#persist()
+      this.stop()
+      this.#tell("ended")
     } catch (error) {
+      this.stop()
       // A position that is refused would be refused again each time the page is loaded.
       const isRefused = error instanceof StreamError && [400, 404, 410].includes(error.status)
       if (storageKey && isRefused) this.#storage.removeItem(storageKey)
+      this.#tell("ended")
       onError?.(error)
       throw error
-    } finally {
-      this.stop()
-      this.#tell("ended")
     }
   }
 
@@ -292,7 +295,6 @@ class Reading {
       if (!response.headers.get("Content-Type")?.startsWith("text/event-stream")) {
         throw this.#nonsense("the answer is not an event stream")
       }
-      const isBase64 = response.headers.get("Stream-SSE-Data-Encoding") === "base64"
       const parse = eventParser()
       let batch = []
       for await (const chunk of this.#chunks(response, () => timeoutMs)) {
@@ -300,7 +302,7 @@ class Reading {
           if (type === "data") batch.push(data)
           if (type !== "control") continue
           timeoutMs = silenceTimeoutMs
-          await this.#takeBatch(batch, isBase64, this.#parse(data))
+          await this.#takeBatch(batch, this.#parse(data))
           batch = []
           if (this.closed || this.#stopped.signal.aborted) return
         }
@@ -318,15 +320,14 @@ class Reading {
    * Data counts when its control event is there: without one, nobody knows where it ends, and it is read again.
    *
    * @param {string[]} batch
-   * @param {boolean} isBase64
    * @param {any} event
    */
-  async #takeBatch(batch, isBase64, event) {
+  #takeBatch(batch, event) {
     const closed = event.streamClosed === true
     const control = { offset: event.streamNextOffset, upToDate: closed || event.upToDate === true, closed }
     this.#cursor = event.streamCursor ?? ""
     if (isJson(this.contentType)) return this.#takeMessages(batch, control)
-    if (isBase64) return this.#takeBytes(join(batch.map(fromBase64)), control)
+    if (!isText(this.contentType)) return this.#takeBytes(join(batch.map(fromBase64)), control)
     const text = batch.join("")
     return this.#take(text ? [text] : [], text, control)
   }
@@ -512,7 +513,7 @@ class Producer {
    */
   constructor(url, options) {
     this.#url = new URL(url, globalThis.document?.baseURI)
-    this.#options = { batchBytes: 256 * 1024, waitingBytes: 16 * 1024 * 1024, ...options }
+    this.#options = { batchBytes: 256 * 1024, waitingBytes: 16 * 1024 * 1024, timeoutMs: 60_000, ...options }
     this.#id = options.id ?? randomId()
     this.#epoch = options.epoch ?? 0
     this.#contentType = options.contentType ?? ""
@@ -606,7 +607,7 @@ class Producer {
       if (this.#failure) throw this.#failure
       const fields = { "Producer-Id": this.#id, "Producer-Epoch": `${this.#epoch}`, "Producer-Seq": `${this.#seq}` }
       try {
-        const signal = AbortSignal.any([this.#stopped.signal, AbortSignal.timeout(POST_TIMEOUT_MS)])
+        const signal = AbortSignal.any([this.#stopped.signal, AbortSignal.timeout(this.#options.timeoutMs)])
         await post(this.#url, pieces, close, { fields, fetch, headers, token, signal })
         this.#seq++
         return
@@ -768,7 +769,7 @@ function onWake(listener, signal) {
   const heard = ({ type }) => {
     if (type === "online" || globalThis.document?.visibilityState === "visible") listener(type === "online")
   }
-  for (const name of ["online", "pageshow", "resume", "visibilitychange"]) {
+  for (const name of ["online", "pageshow", "visibilitychange"]) {
     globalThis.addEventListener?.(name, heard, { signal })
   }
 }
