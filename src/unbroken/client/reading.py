@@ -23,7 +23,7 @@ from typing import Literal, NamedTuple
 
 from unbroken.client.positions import BEGINNING, NOW, SINCE, Position
 from unbroken.client.retry import Retry, is_passing
-from unbroken.errors import InvalidOffset, OffsetLoop, ProtocolViolation, TimedOut, UnbrokenError
+from unbroken.errors import AnswerTooLarge, InvalidOffset, OffsetLoop, ProtocolViolation, TimedOut, UnbrokenError
 from unbroken.protocol.content import is_json, is_text, whole_characters
 
 __all__ = ["SSE_START_S", "Characters", "Deadlines", "Live", "Mode", "Progress", "Reading", "Silence"]
@@ -207,8 +207,14 @@ class Reading:
         error.offset = error.offset or str(self.at)
         if isinstance(error, ProtocolViolation):
             self._violations += 1
-            if isinstance(error, OffsetLoop) or self._violations >= VIOLATIONS_MAX:
+            if (
+                isinstance(error, OffsetLoop | AnswerTooLarge)
+                or error.status < 400
+                or self._violations >= VIOLATIONS_MAX
+            ):
                 raise error
+            if self.mode is Mode.SSE:
+                self.give_up_events()
         elif not is_passing(error):
             raise error
         self.mode = Mode.CATCH_UP

@@ -20,7 +20,7 @@
      |  +- QuotaExceeded (507)      +- TooManyStreams, TotalSizeExceeded
      +- StoreError (500)            the store cannot be opened, or bytes that must be there cannot be read
      +- ConnectionLost (502)        +- NotConnected, NoAnswer        seen by clients only, like the rest of these
-     +- ProtocolViolation (502)     +- OffsetLoop, InvalidMessage
+     +- ProtocolViolation (502)     +- OffsetLoop, InvalidMessage, AnswerTooLarge
      +- TimedOut (504)
 
 Each class has a stable ``code``, an HTTP ``status`` and, on the instance, the facts a caller needs for the next move.
@@ -33,6 +33,7 @@ from __future__ import annotations
 
 from unbroken.errors.base import FailedRequest, UnbrokenError
 from unbroken.errors.client import (
+    AnswerTooLarge,
     ConnectionLost,
     InvalidMessage,
     NoAnswer,
@@ -44,6 +45,7 @@ from unbroken.errors.client import (
 
 __all__ = [
     "AccessNotConfigured",
+    "AnswerTooLarge",
     "BodyTooLarge",
     "Conflict",
     "ConnectionLost",

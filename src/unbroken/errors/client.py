@@ -5,6 +5,7 @@ from __future__ import annotations
 from unbroken.errors.base import UnbrokenError
 
 __all__ = [
+    "AnswerTooLarge",
     "ConnectionLost",
     "InvalidMessage",
     "NoAnswer",
@@ -43,6 +44,13 @@ class ProtocolViolation(UnbrokenError):
     code = "protocol-violation"
     status = 502
     title = "Protocol violation"
+
+
+class AnswerTooLarge(ProtocolViolation):
+    """An answer is longer than this client takes."""
+
+    code = "answer-too-large"
+    title = "Answer too large"
 
 
 class OffsetLoop(ProtocolViolation):

@@ -15,7 +15,7 @@ from unbroken.client.options import Ask, Repeat, Secret, Values
 from unbroken.client.retry import Retry, did_nothing, may_repeat
 from unbroken.client.transport import translated
 from unbroken.client.values import Answer
-from unbroken.errors import ProtocolViolation, UnbrokenError
+from unbroken.errors import AnswerTooLarge, UnbrokenError
 
 __all__ = ["Pieces", "Requests", "Token", "is_spent", "read_body"]
 
@@ -134,7 +134,7 @@ class Requests:
 
         Raises:
             UnbrokenError: see `open`.
-            ProtocolViolation: the body is over the limit.
+            AnswerTooLarge: the body is over the limit.
         """
         with self.open(ask, timeout_s=timeout_s) as response:
             body = read_body(response, self.body_bytes_max, ask)
@@ -194,7 +194,7 @@ def read_body(response: httpx2.Response, limit_bytes: int, ask: Ask) -> bytes:
     """The body of an answer, as a whole.
 
     Raises:
-        ProtocolViolation: it is longer than the limit.
+        AnswerTooLarge: it is longer than the limit.
     """
     parts: list[bytes] = []
     size_bytes = 0
@@ -203,7 +203,7 @@ def read_body(response: httpx2.Response, limit_bytes: int, ask: Ask) -> bytes:
             parts.append(chunk)
             size_bytes += len(chunk)
             if size_bytes > limit_bytes:
-                error = ProtocolViolation(f"the answer to {ask.facts()} is over the limit of {limit_bytes} bytes")
+                error = AnswerTooLarge(f"the answer to {ask.facts()} is over the limit of {limit_bytes} bytes")
                 error.request = ask.facts()
                 raise error
     return b"".join(parts)
