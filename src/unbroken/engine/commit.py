@@ -37,6 +37,8 @@ NotDecided = Unavailable | StoreError
 BATCH_BYTES_MAX = 2 * 1024 * 1024
 BATCH_COMMANDS_MAX = 512
 QUEUE_MAX = 65_536
+# Looked at for every command; to ask for their union takes three times as long.
+_BRINGING = (Append, Create)
 _IDLE_MAINTENANCE_S = 0.5
 _CATCH_UP_S = 0.005
 _PIECE_INTERVAL_BEHIND_S = 0.1
@@ -128,7 +130,7 @@ class Committer:
             raise self._store.failure
         if self._closing:
             raise Draining
-        if self._store.full and isinstance(command, Append | Create):
+        if self._store.full and isinstance(command, _BRINGING):
             raise StorageFull("the disk is almost full; nothing was written")
         if self.queued >= QUEUE_MAX:
             raise Overloaded("too many writes are waiting")
@@ -187,7 +189,7 @@ class Committer:
                 self._upload = Upload(queued)
                 continue
             batch.append(queued)
-            if isinstance(queued.command, Append | Create):
+            if isinstance(queued.command, _BRINGING):
                 size_bytes += len(queued.command.content.data)
         return batch
 
@@ -268,10 +270,10 @@ class Committer:
         Returns:
             What failed for good.
         """
-        bringing = [queued for queued in batch if isinstance(queued.command, Append | Create)]
+        bringing = [queued for queued in batch if isinstance(queued.command, _BRINGING)]
         if not bringing:
             return batch
-        self._queue.extendleft(queued for queued in reversed(batch) if not isinstance(queued.command, Append | Create))
+        self._queue.extendleft(queued for queued in reversed(batch) if not isinstance(queued.command, _BRINGING))
         return bringing
 
     def _go_on(self, upload: Upload, transaction: Transaction, now: Instant) -> bool:

@@ -22,6 +22,10 @@ _log = logging.getLogger("unbroken.engine")
 __all__ = ["UNLIMITED", "Quota", "Usage", "usage_metrics"]
 
 
+_WITH_BYTES = (Addition, Creation)
+"""Looked at for every append; to ask for their union takes three times as long."""
+
+
 class Quota(NamedTuple):
     """What a store may hold at most; None is no limit.
 
@@ -83,7 +87,7 @@ class Usage:
         quota = self.quota
         streams = size_bytes = 0
         for record in records:
-            if isinstance(record, Addition | Creation):
+            if isinstance(record, _WITH_BYTES):
                 added_bytes = len(record.data)
                 size_bytes += added_bytes
                 end = record.position + added_bytes

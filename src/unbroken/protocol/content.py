@@ -90,6 +90,7 @@ def media_type(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
 
 
+@lru_cache(maxsize=1024)
 def is_json(content_type: str) -> bool:
     """Whether streams of this type hold JSON messages."""
     return media_type(content_type) == "application/json"

@@ -81,13 +81,16 @@ def parse_content_type(fields: Fields) -> str | None:
     Raises:
         InvalidHeader: not of the form type/subtype, or over 256 characters.
     """
-    text = field(fields, b"content-type")
-    return _check_media_type(text) if text else None
+    raw = fields.get(b"content-type")
+    return None if raw is None else _media_type(raw)
 
 
 @lru_cache(maxsize=256)
-def _check_media_type(text: str) -> str:
+def _media_type(raw: bytes) -> str | None:
     """All requests name one of a few; errors are not remembered, so what is kept is short."""
+    text = raw.strip(b" \t").decode("latin-1")
+    if not text:
+        return None
     if len(text) > _VALUE_CHARS_MAX or not _MEDIA_TYPE.fullmatch(text):
         raise InvalidHeader("Content-Type must be a media type such as text/plain")
     return text
@@ -111,11 +114,11 @@ def parse_producer(fields: Fields) -> ProducerStamp | None:
     Raises:
         InvalidHeader: some are missing, the id is empty or over 256 characters, or a number is malformed.
     """
+    if not (b"producer-id" in fields or b"producer-epoch" in fields or b"producer-seq" in fields):
+        return None
     producer_id = field(fields, b"producer-id")
     epoch = field(fields, b"producer-epoch")
     seq = field(fields, b"producer-seq")
-    if producer_id is None and epoch is None and seq is None:
-        return None
     if producer_id is None or epoch is None or seq is None:
         raise InvalidHeader("Producer-Id, Producer-Epoch and Producer-Seq come together or not at all")
     if not 0 < len(producer_id) <= _VALUE_CHARS_MAX:
