@@ -196,3 +196,15 @@ def test_the_number_of_scopes_is_bounded() -> None:
         parse_scopes(" ".join([*words, "append:/a"]))
     with pytest.raises(ScopeError, match="more than"):
         grant(read=[f"/{number}" for number in range(SCOPES_MAX + 1)])
+
+
+def test_decisions_about_many_paths() -> None:
+    """What is remembered of them is bounded, and changes none."""
+    scopes = grant(read="/a/*")
+    for _ in range(2):
+        for number in range(200):
+            assert scopes.allows("read", f"/a/{number}")
+            assert not scopes.allows("read", f"/b/{number}")
+            assert not scopes.allows("append", f"/a/{number}")
+    assert scopes == grant(read="/a/*")
+    assert hash(scopes) == hash(grant(read="/a/*"))

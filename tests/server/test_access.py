@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
+from tests.server.asked import Asked
 from tests.server.conftest import Serve
 from tests.server.process import server_process
 from tests.server.site import JSON, TEXT, Site, problem_code, until
@@ -22,7 +23,6 @@ from unbroken import tokens
 from unbroken.asgi import create_app
 from unbroken.protocol.scopes import Principal, grant
 from unbroken.server.access import AccessRequest
-from unbroken.server.http import Request
 from unbroken.testing import connect, encode_request, live_server, serve_asgi
 from unbroken.tokens import TokenFile
 
@@ -54,6 +54,7 @@ REQUESTS = [
     pytest.param("PUT", "/new", "create:/new", id="create"),
     pytest.param("PUT", "/a", "create:/a", id="confirm"),
     pytest.param("DELETE", "/a", "delete:/a", id="delete"),
+    pytest.param("GET", "/-/metrics", "admin:/**", id="metrics"),
     pytest.param("GET", "/-/streams", "admin:/**", id="list"),
     pytest.param("GET", "/-/streams?prefix=/x/y", "admin:/x/**", id="list-prefix"),
     pytest.param("DELETE", "/-/streams?prefix=/x/", "admin:/x/**", id="delete-prefix"),
@@ -105,6 +106,18 @@ async def test_what_is_open_to_all(guarded: Guarded, target: str) -> None:
         assert (await site.get(target, {"authorization": "Bearer nonsense"})).status == 200
 
 
+async def test_an_endpoint_by_its_own_name(guarded: Guarded) -> None:
+    """What gathers metrics need not be able to do anything else."""
+    async with guarded() as site:
+        scraper = bearer(mint(site, read="/-/metrics"))
+        assert (await site.get("/-/metrics", scraper)).status == 200
+        for target in ("/-/streams", "/a"):
+            assert (await site.get(target, scraper)).status == 403
+        for globs in ({"read": "/**"}, {"read": "/*/*"}, {"append": "/-/metrics"}, {"admin": "/a/**"}):
+            assert (await site.get("/-/metrics", bearer(mint(site, **globs)))).status == 403
+        assert (await site.delete("/-/streams?prefix=/", bearer(mint(site, admin="/-/streams")))).status == 403
+
+
 # --- live reads end --------------------------------------------------------------------------------------------------
 
 
@@ -142,26 +155,12 @@ async def test_revoked_between_the_check_and_the_read(serve_memory: Serve, file:
         await site.create("/a", bearer(token, content_type="text/plain"), b"hello")
         access = site.app.app.access
         assert access is not None
-        request = Asked(bearer(token))
+        request = Asked({b"authorization": f"Bearer {token}".encode()})
         await access.check(request, "/a")
         file.revoke(kept.id)
         await until_answered(site, token, 401)
         with access.lease(request, lambda: None) as lease:
             assert lease.over
-
-
-class Asked(Request):
-    """A request as an adapter makes it."""
-
-    def __init__(self, fields: dict[str, str]) -> None:
-        raw = {name.encode(): value.encode() for name, value in fields.items()}
-        super().__init__("GET", b"/a", ("",), b"", "http", raw)
-
-    async def next_part(self) -> None:
-        return None
-
-    def on_disconnect(self, callback: Callable[[], None]) -> None:
-        pass
 
 
 async def until_answered(site: Site, token: str, status: int) -> None:
@@ -186,6 +185,14 @@ async def test_static_tokens_come_and_go(
         await until_answered(site, second, 401)
         assert (await site.get("/a", bearer(first))).status == 401
         assert (await site.get("/a")).status == 401, "a server that asked once asks for ever"
+
+
+async def test_a_server_with_static_tokens_alone(serve_memory: Serve, file: TokenFile) -> None:
+    file.create("one", grant(read="/a"), now_s=0)
+    async with serve_memory(tokens_file=file.path) as site:
+        response = await site.get("/a", bearer(mint(site, read="/a")))
+        assert problem_code(response) == (401, "invalid-token")
+        assert "no signed tokens" in response.json()["detail"]
 
 
 async def test_a_static_token_expires(serve_memory: Serve, file: TokenFile) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import http.server
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ import pytest
 from tests.engine.helpers import settle, until
 from tests.server.conftest import Serve
 from tests.server.site import TEXT, problem_code
-from tests.server.tokens import bearer
+from tests.server.tokens import bearer, key_file
+from tests.server.tokens import mint as mint_for
 from tests.tokens.pairs import ED25519, P256, RSA, SECRET, jwk, key_set, private_pem
 from unbroken.errors import KeysUnavailable
 from unbroken.server.jwks import COOLDOWN_S, FRESH_S, STALE_S, RemoteKeys
@@ -295,3 +297,13 @@ async def test_a_server_that_has_no_keys_yet(serve_memory: Serve) -> None:
 def test_urls_that_are_refused(url: str) -> None:
     with pytest.raises(SettingsError, match="https://"):
         load_settings({"jwt_keys": url}, environ={})
+
+
+async def test_other_keys_count_while_it_cannot_be_fetched(serve_memory: Serve, tmp_path: Path) -> None:
+    async with serve_memory(jwt_keys=("http://127.0.0.1:1/jwks", key_file(tmp_path))) as site:
+        assert (await site.get("/a", bearer(mint_for(site, read="/a")))).status == 404
+        expired = mint_for(site, read="/a")
+        site.clock.advance(601)
+        assert problem_code(await site.get("/a", bearer(expired))) == (401, "invalid-token")
+        stranger = mint(SECRET[::-1], read="/a", now_s=site.clock.now().wall_ms / 1000)
+        assert problem_code(await site.get("/a", bearer(stranger))) == (503, "keys-unavailable")

@@ -47,6 +47,7 @@ ACTIONS: tuple[Action, ...] = get_args(Action)
 SCOPES_MAX = 64
 """The most scopes that one token may have."""
 
+_DECIDED_MAX = 64
 _RESERVED = "-"
 _SAFE = "~!$&'()+,;=:@"
 
@@ -143,9 +144,20 @@ class Scopes:
             action: tuple(glob for granted, glob in self.entries if granted in (action, "admin")) for action in ACTIONS
         }
 
+    @cached_property
+    def _decided(self) -> dict[tuple[Action, str], bool]:
+        """What was found lately. Whoever appends to a stream does so again and again."""
+        return {}
+
     def allows(self, action: Action, path: str) -> bool:
         """Whether this may be done to the stream, or the reserved endpoint, at this path."""
-        return any(glob.matches(path) for glob in self._globs[action])
+        allowed = self._decided.get((action, path))
+        if allowed is None:
+            allowed = any(glob.matches(path) for glob in self._globs[action])
+            if len(self._decided) >= _DECIDED_MAX:
+                self._decided.clear()
+            self._decided[action, path] = allowed
+        return allowed
 
     def covers(self, prefix: str) -> bool:
         """Whether all streams whose path begins with these characters are under its administration."""

@@ -25,6 +25,7 @@ from unbroken.errors import (
     InsufficientScope,
     InvalidHeader,
     InvalidToken,
+    KeysUnavailable,
     MethodNotAllowed,
     Unauthorized,
 )
@@ -266,7 +267,7 @@ class Access:
         return principal
 
     async def _verify(self, token: str) -> Principal:
-        from unbroken.tokens.signed import read_header  # noqa: PLC0415
+        from unbroken.tokens.signed import UnknownKey, read_header  # noqa: PLC0415
         from unbroken.tokens.static import STATIC_PREFIX, find_token  # noqa: PLC0415
 
         if token.startswith(STATIC_PREFIX):
@@ -280,9 +281,17 @@ class Access:
         if self._verifier is None:
             raise InvalidToken("this server takes no signed tokens")
         keys = [key for key in self._keys if header.fits(key)]
+        missing: KeysUnavailable | None = None
         for source in self._remote:
-            keys += await source.fitting(header)
-        return self._verifier.check(token, keys, self._clock.now().wall_ms / 1000)
+            try:
+                keys += await source.fitting(header)
+            except KeysUnavailable as error:
+                missing = error
+        try:
+            return self._verifier.check(token, keys, self._clock.now().wall_ms / 1000)
+        except UnknownKey as error:
+            # One of those that could not be had may have signed it.
+            raise missing or error from None
 
     def _forget(self) -> None:
         """Have every token checked anew, those that are being checked at this moment too."""

@@ -8,8 +8,10 @@ people make up. When fetching fails, the keys that are there serve on, for a day
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -95,7 +97,7 @@ class RemoteKeys:
 
     async def _refresh(self) -> None:
         try:
-            keys = parse_key_set(_decode(await asyncio.to_thread(self._fetch, self._url)), published=True)
+            keys = parse_key_set(_decode(await _in_background(self._fetch, self._url)), published=True)
         except (OSError, HTTPException, KeyFault) as error:
             _log.warning("the keys at %s cannot be fetched: %s", self._url, error)
         else:
@@ -111,6 +113,29 @@ class RemoteKeys:
         if self._refreshing is not None:
             self._refreshing.cancel()
             await asyncio.gather(self._refreshing, return_exceptions=True)
+
+
+async def _in_background(fetch: Callable[[str], bytes], url: str) -> bytes:
+    """Run it in a thread that the end of the server does not wait for, as it would for one of the loop's own."""
+    loop = asyncio.get_running_loop()
+    fetched: asyncio.Future[bytes] = loop.create_future()
+
+    def tell(told: Callable[[], None]) -> None:
+        # If the loop has ended there is nobody to tell; if the future was cancelled, nobody wants to know.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(lambda: None if fetched.done() else told())
+
+    def run() -> None:
+        try:
+            content = fetch(url)
+        except Exception as error:
+            failure = error
+            tell(lambda: fetched.set_exception(failure))
+        else:
+            tell(lambda: fetched.set_result(content))
+
+    threading.Thread(target=run, name="unbroken-jwks", daemon=True).start()
+    return await fetched
 
 
 def _decode(content: bytes) -> Any:
@@ -129,11 +154,19 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 def _fetch(url: str) -> bytes:
     request = urllib.request.Request(url, headers={"Accept": "application/json, application/jwk-set+json"})  # noqa: S310 (checked where it is set)
+    try:
+        with urllib.request.build_opener(_NoRedirect).open(request, timeout=_TIMEOUT_S) as response:
+            return _bounded(response)
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise OSError(f"it was answered {error.code}") from None
+
+
+def _bounded(response: Any) -> bytes:
     give_up_s = time.monotonic() + _TIMEOUT_S
     content = bytearray()
-    with urllib.request.build_opener(_NoRedirect).open(request, timeout=_TIMEOUT_S) as response:
-        while part := response.read1(65_536):
-            content += part
-            if len(content) > _BYTES_MAX or time.monotonic() > give_up_s:
-                raise OSError("it is too large, or comes too slowly")
+    while part := response.read1(65_536):
+        content += part
+        if len(content) > _BYTES_MAX or time.monotonic() > give_up_s:
+            raise OSError("it is too large, or comes too slowly")
     return bytes(content)

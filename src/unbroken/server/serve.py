@@ -113,6 +113,8 @@ async def _serve(settings: Settings, tls: Certificate | None) -> None:
                 ssl_context_factory=None if tls is None else lambda *_: tls.context,
             )
         )
+        if app.app.access is None and settings.insecure:
+            _log.warning("everybody who can reach %s is served without being asked who they are", settings.host)
         server.on_started = lambda: _greet(settings, listener, guarded=app.app.access is not None)
         _stop_on_signals(server, app)
         if tls is not None:

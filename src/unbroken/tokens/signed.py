@@ -18,7 +18,7 @@ from unbroken.errors import InvalidToken
 from unbroken.protocol.scopes import Principal, ScopeError, grant, parse_scopes
 from unbroken.tokens.keys import Key, KeyFault, parse_keys
 
-__all__ = ["TOKEN_CHARS_MAX", "TTL_S_MAX", "Header", "Verifier", "mint", "read_header"]
+__all__ = ["TOKEN_CHARS_MAX", "TTL_S_MAX", "Header", "UnknownKey", "Verifier", "mint", "read_header"]
 
 TOKEN_CHARS_MAX = 8192
 TTL_S_MAX = 366 * 86_400
@@ -118,6 +118,10 @@ def read_header(token: str) -> Header:
     return Header(algorithm, kid)
 
 
+class UnknownKey(InvalidToken):
+    """The token is not signed by a key that is known, or not any more."""
+
+
 class Verifier:
     """Checks tokens.
 
@@ -141,6 +145,7 @@ class Verifier:
             now_s: Unix time in seconds.
 
         Raises:
+            UnknownKey: none of the keys signed it.
             InvalidToken: it is not to be accepted; why, without any of it.
         """
         return _principal(self._claims(token, keys), now_s)
@@ -167,7 +172,7 @@ class Verifier:
                 raise InvalidToken(f"the token lacks the claim {error.claim}") from None
             except (jwt.PyJWTError, ValueError, RecursionError):
                 raise InvalidToken("the token is malformed") from None
-        raise InvalidToken("the token is not signed by a key that this server knows")
+        raise UnknownKey("the token is not signed by a key that this server knows")
 
 
 def _principal(claims: dict[str, Any], now_s: float) -> Principal:
