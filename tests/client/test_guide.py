@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import re
 import textwrap
 from pathlib import Path
@@ -48,8 +47,12 @@ async def test_its_programs(
         lines = found["offsets"]._db.execute("SELECT * FROM lines").fetchall()
         found["offsets"].close()
     assert lines == [("hello",), ("hi",)]
-    assert sorted(os.listdir()) == ["app.db", "offsets.json"]
+    assert names_in(tmp_path) == ["app.db", "offsets.json"]
     assert "404 stream-not-found GET http://127.0.0.1:" in capsys.readouterr().out
+
+
+def names_in(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
 
 
 def options(function: Any) -> set[str]:
