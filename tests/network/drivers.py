@@ -19,6 +19,7 @@ from unbroken.errors import NotConnected, UnbrokenError
 
 __all__ = [
     "OPTIONS",
+    "SILENCE_S",
     "Live",
     "Outcome",
     "append",
@@ -37,6 +38,7 @@ Live = Literal["auto", "sse", "long-poll", False]
 
 OPTIONS: dict[str, Any] = {"timeout_s": 0.2, "retry": Retry(base_s=0.005, cap_s=0.05, give_up_after_s=60)}
 """An impatient client, so that a run with hundreds of faults takes seconds."""
+SILENCE_S = 0.15
 PRODUCER: dict[str, Any] = {"linger_s": 0.001, "max_batch_bytes": 2000, "max_in_flight": 5}
 """Small batches: many requests."""
 
@@ -62,7 +64,7 @@ async def follow(url: str, live: Live, ledger: Ledger, leave_at: Iterable[int]) 
     for stop in [*leave_at, None]:
         async with (
             AsyncClient(**OPTIONS) as client,
-            client.stream(url).follow(offset=position, live=live, silence_s=0.15) as messages,
+            client.stream(url).follow(offset=position, live=live, silence_s=SILENCE_S) as messages,
         ):
             async for message in messages:
                 position = _take(ledger, message, stop)
@@ -75,7 +77,7 @@ def follow_sync(url: str, live: Live, ledger: Ledger, leave_at: Iterable[int]) -
     for stop in [*leave_at, None]:
         with (
             Client(**OPTIONS) as client,
-            client.stream(url).follow(offset=position, live=live, silence_s=0.15) as messages,
+            client.stream(url).follow(offset=position, live=live, silence_s=SILENCE_S) as messages,
         ):
             for message in messages:
                 position = _take(ledger, message, stop)

@@ -16,7 +16,7 @@ import pytest
 
 from tests.network.drivers import Live
 from tests.network.feeds import Kind
-from tests.network.runs import Act, Run, append, follow, produce, read
+from tests.network.runs import Act, Run, append, consume_at_least, consume_exactly, follow, produce, read
 from tests.network.servers import SERVERS
 from unbroken.testing.proxy import KINDS
 
@@ -86,6 +86,30 @@ async def test_producing(run: Run, tmp_path: Path, report_fact: Report) -> None:
 )
 async def test_reading(run: Run, tmp_path: Path, report_fact: Report) -> None:
     await go(read, run, tmp_path, report_fact)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        Run("sqlite", "json", "auto", kills=1, leaves=2, kinds=OF_REQUESTS),
+        Run("memory", "bytes", "long-poll", sync=True, leaves=2, kinds=OF_REQUESTS),
+    ],
+    ids=str,
+)
+async def test_consuming_exactly_once(run: Run, tmp_path: Path, report_fact: Report) -> None:
+    await go(consume_exactly, run, tmp_path, report_fact)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        Run("memory", "json", "long-poll", leaves=2, kinds=OF_REQUESTS),
+        Run("reference-memory", "json", "auto", sync=True, leaves=2, kinds=OF_REQUESTS),
+    ],
+    ids=str,
+)
+async def test_consuming_at_least_once(run: Run, tmp_path: Path, report_fact: Report) -> None:
+    await go(consume_at_least, run, tmp_path, report_fact)
 
 
 UNKNOWING = tuple(kind for kind in OF_REQUESTS if kind != "twice")
