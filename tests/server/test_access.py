@@ -99,7 +99,7 @@ def mint_text(site: Site, scopes: str) -> str:
     return mint(site, **globs)
 
 
-@pytest.mark.parametrize("target", ["/-/health", "/-/ready", "/-/unbroken.js"])
+@pytest.mark.parametrize("target", ["/-/health", "/-/ready", "/-/unbroken.js", "/-/ui"])
 async def test_what_is_open_to_all(guarded: Guarded, target: str) -> None:
     async with guarded() as site:
         assert (await site.get(target)).status == 200

@@ -340,7 +340,7 @@ def test_scopes_that_are_none(scope: object) -> None:
         check(forged(HEADER, {**CLAIMS, "scope": scope}), *parse_keys(SECRET))
 
 
-@pytest.mark.parametrize("subject", [1, True, ["a"], {"a": 1}])
+@pytest.mark.parametrize("subject", [1, True, ["a"], {"a": 1}, "a" * 257, "a\nb", "\x1b[2J", "a\u2028b"])
 def test_subjects_that_are_none(subject: object) -> None:
     with pytest.raises(InvalidToken):
         check(forged(HEADER, {**CLAIMS, "sub": subject}), *parse_keys(SECRET))

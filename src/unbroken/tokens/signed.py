@@ -26,6 +26,7 @@ LEEWAY_S = 10
 """By how much the clock of whoever made a token may be ahead, in seconds."""
 
 _KID_CHARS_MAX = 256
+_SUBJECT_CHARS_MAX = 256
 _TYPES = ("jwt", "at+jwt", "application/at+jwt")
 
 
@@ -190,7 +191,11 @@ def _principal(claims: dict[str, Any], now_s: float) -> Principal:
         scopes = parse_scopes(scope)
     except ScopeError as error:
         raise InvalidToken(f"the token has a malformed scope: {error}") from None
-    return Principal(str(claims.get("sub", "")), scopes, expires_at)
+    subject = str(claims.get("sub", ""))
+    if len(subject) > _SUBJECT_CHARS_MAX or not subject.isprintable():
+        # It goes into logs.
+        raise InvalidToken("the token's sub is too long, or has characters that cannot be printed")
+    return Principal(subject, scopes, expires_at)
 
 
 def _time(value: object) -> float:
