@@ -6,8 +6,8 @@ python -m tests.web.serving examples/chat/app.py 0
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
-import runpy
 import socket
 import sys
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ __all__ = ["AppProcess"]
 
 
 class AppProcess(ServerProcess):
-    """A process that serves the ``app`` of a Python file with uvicorn, as people do.
+    """A process that serves the ``app``, or ``application``, of a Python file with uvicorn, as people do.
 
     Args:
         file: the Python file.
@@ -39,6 +39,13 @@ class AppProcess(ServerProcess):
         return ["env", path, *assignments, sys.executable, "-m", "tests.web.serving", str(self._file), str(port)]
 
 
+def app_of(file: str) -> object:
+    """The application of a Python file, imported as a module."""
+    sys.path.insert(0, str(Path(file).parent))
+    module = importlib.import_module(Path(file).stem)
+    return getattr(module, "app", None) or module.application
+
+
 async def serve(app: object, port: int) -> None:
     """Serve it, and say where."""
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))  # type: ignore[arg-type]
@@ -52,4 +59,4 @@ async def serve(app: object, port: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(runpy.run_path(sys.argv[1])["app"], int(sys.argv[2])))
+    asyncio.run(serve(app_of(sys.argv[1]), int(sys.argv[2])))

@@ -17,7 +17,7 @@ from unbroken.web.fastapi import Answers
 from unbroken.web.ui import ui_message
 
 streams = create_app(data_dir=os.environ["DATA"])
-answers = Answers(streams, format="ui")
+answers = Answers(streams, format="ui", grace_s=float(os.environ.get("GRACE_S", "10")))
 model = AsyncOpenAI(base_url=os.environ["OPENAI_BASE_URL"], api_key="-", max_retries=0)
 app = FastAPI(lifespan=answers.lifespan)
 
