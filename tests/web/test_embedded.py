@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
-from tests.web.helpers import Model, collect, events, home, text_of, until
+from tests.web.helpers import Home, Model, collect, events, home, text_of, until
+from unbroken.engine import Engine
+from unbroken.engine.usage import Quota
+from unbroken.store.memory import MemoryStore
+from unbroken.store.sqlite import SqliteStore
+from unbroken.testing.faults import Fault, FaultyDisk
 from unbroken.web import Answers
 
 
@@ -68,3 +74,90 @@ async def test_whoever_meets_an_orphan_first_sees_it_interrupted(how: str, monke
         answer = await answers.read("k")
         assert answer is not None
         assert (answer.text, answer.outcome, model.begun) == ("kept", "interrupted", 0)
+
+
+@pytest.mark.parametrize("quota", [Quota(stream_bytes=400), Quota(total_bytes=400)])
+async def test_an_answer_for_which_there_is_no_room_ends(quota: Quota, caplog: pytest.LogCaptureFixture) -> None:
+    async with Engine(MemoryStore(), quota=quota) as engine:
+        await until(lambda: engine.usage.measured)
+        answers = Answers(engine, linger_s=0.0, watch_signals=False)
+        async with answers.lifespan():
+            model = Model("kept ")
+            reading = asyncio.create_task(collect(await answers.respond("k", model)))
+            await Home(engine, lambda: engine).written("k", "kept")
+            model.say("x" * 1000)
+            await model.ended.wait()
+            body = await reading
+            assert text_of(body) == "kept "
+            assert events(body)[-1].data["error"] == "There was no room for the answer."
+            answer = await answers.read("k")
+            assert answer is not None
+            assert answer.outcome == "error"
+        assert "k cannot be written" in caplog.text
+
+
+async def test_an_answer_that_has_no_room_even_for_its_end_is_closed() -> None:
+    async with Engine(MemoryStore(), quota=Quota(stream_bytes=120)) as engine:
+        answers = Answers(engine, linger_s=0.0, watch_signals=False)
+        async with answers.lifespan():
+            body = await collect(await answers.respond("k", Model("x" * 100, done=True)))
+            assert [event.data["type"] for event in events(body)] == ["begin", "end"]
+            assert events(body)[-1].data["outcome"] == "interrupted"
+            assert engine.head("/answers/k").closed
+            answer = await answers.read("k")
+            assert answer is not None
+            assert answer.outcome == "interrupted"
+
+
+async def test_a_store_that_fails_in_the_middle(
+    tmp_path: Path, unbroken_disk: FaultyDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unbroken.web.answers._HEARTBEAT_S", 0.01)
+    async with Engine(SqliteStore(tmp_path / "streams", vfs=unbroken_disk.name)) as engine:
+        answers = Answers(engine, linger_s=0.0, grace_s=0.0, watch_signals=False)
+        async with answers.lifespan():
+            model = Model("kept ")
+            reading = asyncio.create_task(collect(await answers.respond("k", model)))
+            await Home(engine, lambda: engine).written("k", "kept")
+            unbroken_disk.fail(Fault.ERROR, "sync", lasting=True)
+            model.say("lost")
+            await model.ended.wait()
+            body = await reading
+            assert text_of(body) == "kept "
+            assert events(body)[-1].data["outcome"] == "interrupted"
+            assert (await answers.respond("k2", Model())).status == 503
+    unbroken_disk.heal()
+    async with Engine(SqliteStore(tmp_path / "streams", vfs=unbroken_disk.name)) as engine:
+        answers = Answers(engine, watch_signals=False)
+        async with answers.lifespan():
+            assert (await answers.resume("k")).status == 204
+            answer = await answers.read("k")
+            assert answer is not None
+            assert answer.outcome == "interrupted"
+            assert answer.text.startswith("kept ")
+
+
+async def test_an_answer_that_is_deleted_under_its_readers() -> None:
+    async with home("embedded") as place, place.answers() as answers:
+        model = Model("a")
+        reading = asyncio.create_task(collect(await answers.respond("k", model)))
+        await place.written("k", "text-delta")
+        await until(lambda: place.engine.waiters)
+        await place.engine.delete("/answers/k")
+        assert events(await reading)[-1].data["outcome"] == "interrupted"
+        model.say("b")
+        await model.ended.wait()
+
+
+async def test_a_stream_that_is_closed_by_hand() -> None:
+    async with home("embedded") as place, place.answers() as answers:
+        model = Model("a")
+        reading = asyncio.create_task(collect(await answers.respond("k", model, format="ui")))
+        await place.written("k", "text-delta")
+        await place.engine.close("/answers/k")
+        assert [event.data for event in events(await reading)][-2:] == [
+            {"type": "error", "errorText": "The answer was interrupted."},
+            "[DONE]",
+        ]
+        model.say("b")
+        await model.ended.wait()

@@ -62,7 +62,7 @@ def stopping(server: AppProcess) -> Iterator[None]:
         while True:
             try:
                 socket.create_connection(server.address, timeout=5).close()
-            except ConnectionRefusedError:
+            except ConnectionError:
                 break
             assert time.monotonic() < deadline
         yield

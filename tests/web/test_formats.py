@@ -133,9 +133,13 @@ async def test_what_others_wrote_into_the_stream_breaks_nothing(format_: Any, fo
             reply, body = await read(answers, format_, accept=accept)
             assert reply.status == 200
             if format_ == "text":
-                assert body == ""
+                assert body.count("The answer was interrupted.") == 1
+                assert len(body) < 100
             elif format_ == "ui":
-                assert all(isinstance(event.data["type"], str) for event in events(body.encode()))
+                *parts, done = [event.data for event in events(body.encode())]
+                assert done == "[DONE]"
+                assert all(isinstance(part["type"], str) for part in parts)
+                assert parts[-1]["type"] == "error"
         assert await answers.read("k") is not None
 
 
@@ -186,7 +190,7 @@ async def test_a_reader_that_takes_nothing_is_let_go(monkeypatch: pytest.MonkeyP
         if sent == 3:
             await asyncio.Event().wait()
 
-    await Reply(200, {}, body())({"type": "http"}, asyncio.Event().wait, send)  # type: ignore[arg-type]
+    await Reply(200, {}, body())({"method": "GET"}, asyncio.Event().wait, send)  # type: ignore[arg-type]
     assert closed.is_set()
     assert sent == 3
 
@@ -199,7 +203,7 @@ async def test_a_server_that_says_by_an_error_that_the_reader_has_gone() -> None
         if message["type"] == "http.response.body":
             raise OSError
 
-    await Reply(200, {}, body())({"type": "http"}, asyncio.Event().wait, send)  # type: ignore[arg-type]
+    await Reply(200, {}, body())({"method": "GET"}, asyncio.Event().wait, send)  # type: ignore[arg-type]
 
 
 async def test_a_reply_that_is_cancelled_closes_its_body() -> None:
@@ -219,7 +223,7 @@ async def test_a_reply_that_is_cancelled_closes_its_body() -> None:
             begun.set()
 
     task = asyncio.create_task(
-        Reply(200, {}, body())({"type": "http"}, asyncio.Event().wait, send)  # type: ignore[arg-type]
+        Reply(200, {}, body())({"method": "GET"}, asyncio.Event().wait, send)  # type: ignore[arg-type]
     )
     await begun.wait()
     task.cancel()

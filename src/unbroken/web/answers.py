@@ -39,9 +39,9 @@ from unbroken.server.signals import on_stop_signal
 from unbroken.web.backend import Backend, Batch
 from unbroken.web.connecting import Streams, connect
 from unbroken.web.formats import Format, Rendering, rendering
-from unbroken.web.parts import Answer, Begin, End, encode, summarize
+from unbroken.web.parts import INTERRUPTED, Answer, Begin, End, decode, encode, summarize
 from unbroken.web.reply import Reader, Reply, RequestLike, failure
-from unbroken.web.run import Limits, Run
+from unbroken.web.run import NO_ROOM, Limits, Run
 from unbroken.web.sources import Source
 from unbroken.web.vigil import Vigil
 
@@ -53,7 +53,6 @@ _log = logging.getLogger("unbroken.web")
 _KEY = re.compile(r"[A-Za-z0-9._~@:+=,;!$*()'/-]{1,512}")
 _HEARTBEAT_S = 15.0
 _CLEANUP_S = 10.0
-_INTERRUPTED = End("interrupted", "The answer was interrupted.")
 
 
 def _failed(error: Exception) -> str:
@@ -284,7 +283,7 @@ class BaseAnswers(ABC, Generic[R]):
             while True:
                 messages += [data for _, data in batch.messages]
                 if batch.closed or not batch.messages:
-                    return summarize(key, messages)
+                    return summarize(key, messages, closed=batch.closed)
                 batch = await self._backend.page(path, batch.position)
         except (StreamNotFound, StreamGone):
             return None
@@ -414,8 +413,9 @@ class BaseAnswers(ABC, Generic[R]):
                 async for part in parts:
                     yield part
         except UnbrokenError as error:
-            # The status is long sent; whoever connects again is told.
-            _log.info("a live read of %s ended: %s", path, error)
+            # The status is long sent. What was deleted, or can neither be written nor closed now, will not go on.
+            _log.warning("a live read of %s ended: %s", path, error)
+            yield how.message(encode(INTERRUPTED), None)
 
     async def _live(self, path: str, how: Rendering, position: str) -> AsyncGenerator[bytes, None]:
         vigil = Vigil(self._backend, path, position, self._lease_s)
@@ -446,7 +446,14 @@ class BaseAnswers(ABC, Generic[R]):
     async def _interrupt(self, path: str) -> None:
         """Close a stream that its writer has left open."""
         with contextlib.suppress(StreamNotFound, StreamGone):
-            if await self._backend.close(path, encode(_INTERRUPTED)):
+            try:
+                closed = await self._backend.close(path, encode(INTERRUPTED))
+            except UnbrokenError as error:
+                if error.status not in NO_ROOM:
+                    raise
+                await self._backend.seal(path)
+                closed = True
+            if closed:
                 _log.warning("%s was left open by its writer, and is closed as interrupted", path)
 
     # --- beginning and end ---------------------------------------------------------------------------------------
@@ -524,7 +531,7 @@ class BaseAnswers(ABC, Generic[R]):
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=self._grace_s)
         for active in self._active.values():
-            active.run.stop("interrupted", _INTERRUPTED.error)
+            active.run.stop("interrupted", INTERRUPTED.error)
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=_CLEANUP_S)
             for task in late:
@@ -537,7 +544,10 @@ def _fail(future: asyncio.Future[bool], error: BaseException) -> None:
 
 
 def _render(how: Rendering, batch: Batch) -> bytes:
-    return b"".join(how.message(data, position) for position, data in batch.messages)
+    parts = [how.message(data, position) for position, data in batch.messages]
+    if batch.closed and not (batch.messages and isinstance(decode(batch.messages[-1][1]), End)):
+        parts.append(how.message(encode(INTERRUPTED), None))  # there was no room for it, or it was closed by hand
+    return b"".join(parts)
 
 
 class Answers(BaseAnswers[Reply]):

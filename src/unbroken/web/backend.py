@@ -61,7 +61,7 @@ class Writer(Protocol):
     """The one writer of a stream. What it appends arrives once, also if it has to be sent again."""
 
     async def append(self, messages: Sequence[bytes], *, close: bool = False) -> None:
-        """Append messages and, in the same step, close the stream.
+        """Append messages, none only to close, and, in the same step, close the stream.
 
         Raises:
             StreamClosed, StaleEpoch: somebody else closed it.
@@ -105,6 +105,14 @@ class Backend(Protocol):
 
         Returns:
             Whether this call did: False if it was closed already.
+
+        Raises:
+            StreamNotFound, StreamGone: there is none.
+            UnbrokenError: it could not be done.
+        """
+
+    async def seal(self, path: str) -> None:
+        """Close a stream without a message more, which is possible also where there is no room.
 
         Raises:
             StreamNotFound, StreamGone: there is none.

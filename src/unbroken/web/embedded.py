@@ -57,6 +57,9 @@ class EmbeddedBackend:
             return False
         return True
 
+    async def seal(self, path: str) -> None:
+        await self._engine.close(path)
+
     def writer(self, path: str) -> Writer:
         return _EmbeddedWriter(self._engine, path)
 
@@ -98,7 +101,7 @@ class _EmbeddedWriter:
         self._path = path
 
     async def append(self, messages: Sequence[bytes], *, close: bool = False) -> None:
-        await self._engine.append(self._path, _array(messages), close=close)
+        await self._engine.append(self._path, _array(messages) if messages else b"", close=close)
 
 
 class _EmbeddedReading:

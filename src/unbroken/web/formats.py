@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
 from unbroken.protocol.sse import HEARTBEAT
-from unbroken.web.parts import Beat, Begin, End, Message, Part, decode, encode
+from unbroken.web.parts import INTERRUPTED, Beat, Begin, End, Message, Part, decode, encode
 
 __all__ = ["Format", "Rendering", "rendering"]
 
@@ -22,7 +22,6 @@ Format = Literal["json", "text", "ui"]
 - ``ui``: the AI SDK's UI message stream, for its ``useChat``.
 """
 
-_INTERRUPTED = "The answer was interrupted."
 _FAILED = "The answer failed."
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 
@@ -119,7 +118,7 @@ def _text(message: Message) -> str:
 
 
 def _reason(end: End) -> str:
-    return end.error or (_INTERRUPTED if end.outcome == "interrupted" else _FAILED)
+    return end.error or (INTERRUPTED.error if end.outcome == "interrupted" else None) or _FAILED
 
 
 class _UiStream(Rendering):

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 __all__ = [
+    "INTERRUPTED",
     "Answer",
     "Assembler",
     "Beat",
@@ -64,6 +65,9 @@ class End(msgspec.Struct, tag_field="type", tag="end", frozen=True, omit_default
     error: str | None = None
     finish_reason: str | None = None
     usage: dict[str, Any] | None = None
+
+
+INTERRUPTED = End("interrupted", "The answer was interrupted.")
 
 
 class Beat(msgspec.Struct, tag_field="type", tag="beat", frozen=True):
@@ -118,8 +122,14 @@ class Answer(msgspec.Struct, frozen=True):
         return None if self.end is None else self.end.outcome
 
 
-def summarize(key: str, messages: Sequence[bytes]) -> Answer:
-    """Put the messages of a stream together."""
+def summarize(key: str, messages: Sequence[bytes], *, closed: bool) -> Answer:
+    """Put the messages of a stream together.
+
+    Args:
+        key: of the answer.
+        messages: all that there are.
+        closed: whether nothing will follow.
+    """
     buffer, end = PartBuffer(), None
     for data in messages:
         message = decode(data)
@@ -129,7 +139,7 @@ def summarize(key: str, messages: Sequence[bytes]) -> Answer:
             buffer.add(message)
     parts = buffer.take()
     text = "".join(str(part.get("delta", "")) for part in parts if part.get("type") == "text-delta")
-    return Answer(key, text, parts, end)
+    return Answer(key, text, parts, INTERRUPTED if closed and end is None else end)
 
 
 _DELTA_FIELDS = {

@@ -90,6 +90,9 @@ class RemoteBackend:
             return attempts > 1  # then it was most likely an attempt whose answer was lost
         return True
 
+    async def seal(self, path: str) -> None:
+        await self._stream(path).close()
+
     def writer(self, path: str) -> Writer:
         return _RemoteWriter(self._stream(path))
 
@@ -145,6 +148,9 @@ class _RemoteWriter:
         self._seq = 0
 
     async def append(self, messages: Sequence[bytes], *, close: bool = False) -> None:
+        if not messages:
+            await self._stream.close()
+            return
         self._seq += 1
         try:
             await self._stream.append_json(*map(msgspec.Raw, messages), close=close, seq=f"{self._seq:016}")

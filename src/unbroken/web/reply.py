@@ -74,9 +74,9 @@ class Reply:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
         headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self.headers.items()]
-        body = self.body
+        body = b"" if scope["method"] == "HEAD" else self.body
         if isinstance(body, bytes):
-            if self.status != 204:
+            if self.status != 204 and scope["method"] != "HEAD":
                 headers.append((b"content-length", b"%d" % len(body)))
             await send({"type": "http.response.start", "status": self.status, "headers": headers})
             await send({"type": "http.response.body", "body": body})

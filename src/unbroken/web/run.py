@@ -23,7 +23,10 @@ from unbroken.web.backend import Writer
 from unbroken.web.parts import Assembler, Beat, End, Outcome, PartBuffer, encode
 from unbroken.web.sources import AnswerFailed, Source, feed, opened
 
-__all__ = ["Limits", "Run"]
+__all__ = ["NO_ROOM", "Limits", "Run"]
+
+NO_ROOM = (413, 507)
+"""Statuses of errors that say that a stream, or the server, may not grow. Closing is allowed then."""
 
 _log = logging.getLogger("unbroken.web")
 _BUFFER_BYTES = 256 * 1024
@@ -97,10 +100,22 @@ class Run:
             _log.info("the answer %s was ended by somebody else: %s", self.key, error)
         except UnbrokenError as error:
             _log.error("the answer %s cannot be written and is given up: %s", self.key, error)
+            self.stop("interrupted")
+            if error.status in NO_ROOM:
+                await self._close_without_room(writer)
         finally:
             self.stop("interrupted")
             self.finished.set()
             await self._leave(self._reader)
+
+    async def _close_without_room(self, writer: Writer) -> None:
+        """Tell readers as well as it can be done that nothing will follow."""
+        for last in ([encode(End("error", "There was no room for the answer."))], []):
+            try:
+                await writer.append(last, close=True)
+            except UnbrokenError:
+                continue
+            return
 
     # --- reading the source --------------------------------------------------------------------------------------
 
