@@ -399,6 +399,18 @@ async def test_no_log_of_the_server_shows_a_token(tmp_path: Path, log_format: st
         assert not any(part in log for part in token.split("."))
 
 
+@pytest.mark.parametrize("log_format", ["text", "json"])
+async def test_nor_does_that_of_a_server_that_asked_for_none(tmp_path: Path, log_format: str) -> None:
+    """It may be good elsewhere."""
+    flags = ("--store", "memory", "--log-level", "debug", "--log-format", log_format)
+    async with server_process(tmp_path, *flags) as server, connect(*server.address) as client:
+        assert (await client.request("GET", "/a?offset=-1&token=good.elsewhere")).status == 404
+        server.send_signal(signal.SIGTERM)
+        _, log = await server.wait()
+    assert "offset=-1" in log
+    assert "elsewhere" not in log
+
+
 @pytest.mark.parametrize("http", ["httptools", "h11"])
 @pytest.mark.parametrize("prefix", ["", "/streams"])
 async def test_no_log_of_the_server_underneath_shows_a_token(
