@@ -68,7 +68,7 @@ def error_of(answer: Answer, now_s: float) -> UnbrokenError:
 def _problem(answer: Answer) -> dict[str, Any]:
     """The problem document (RFC 9457), if there is one."""
     if answer.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/problem+json":
-        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return msgspec.json.decode(answer.body, type=dict[str, Any])
     return {}
 

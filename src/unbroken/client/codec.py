@@ -102,7 +102,7 @@ def decoder_of(kind: Any) -> Decoder:
     def decode_array(text: bytes | str) -> list[Any]:
         try:
             return decode(text)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             values = json.loads(text)
         if not isinstance(values, list):
             raise ValueError("the page is not a JSON array")

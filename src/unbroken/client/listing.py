@@ -81,7 +81,7 @@ def read_deletion(answer: Answer) -> Deletion:
 def _read(answer: Answer, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(answer.body, type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         violation = ProtocolViolation(f"the answer to {answer.request} is not what Unbroken sends ({error})")
         violation.request = answer.request
         raise violation from None

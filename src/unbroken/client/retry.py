@@ -90,6 +90,6 @@ def parse_retry_after(value: str | None, now_s: float) -> float | None:
         return int(text[:12])
     try:
         moment = parsedate_to_datetime(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return max(0.0, moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() - now_s)

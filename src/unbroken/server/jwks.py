@@ -141,7 +141,7 @@ async def _in_background(fetch: Callable[[str], bytes], url: str) -> bytes:
 def _decode(content: bytes) -> Any:
     try:
         return msgspec.json.decode(content)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise KeyFault("what is there is not JSON") from None
 
 

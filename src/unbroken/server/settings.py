@@ -323,7 +323,7 @@ def _read_toml(config: Path) -> dict[str, object]:
             return tomllib.load(file)
     except OSError as error:
         raise SettingsError(f"cannot read {config}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # what is not TOML or UTF-8, or has a number without end
         raise SettingsError(f"{config} is not TOML: {error}") from None
 
 

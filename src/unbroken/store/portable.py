@@ -118,6 +118,8 @@ class _Line(msgspec.Struct):
 _head = msgspec.json.Decoder(Head)
 _line = msgspec.json.Decoder(_Line)
 _encoder = msgspec.json.Encoder()
+# What a decoder raises for what is not JSON, not UTF-8, or nested without end.
+_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class ExportWriter:
@@ -188,7 +190,7 @@ class ExportReader:
         self.streams = 0
         try:
             line = _line.decode(self._next_line())
-        except (msgspec.DecodeError, StoreError):
+        except (*_MALFORMED, StoreError):
             line = _Line()
         if line.unbroken_export is None:
             raise StoreError("this is not an export of Unbroken")
@@ -214,7 +216,7 @@ class ExportReader:
                 raise self._damaged("a stream should begin here")
             try:
                 head = _head.decode(text)
-            except msgspec.DecodeError as error:
+            except _MALFORMED as error:
                 raise self._damaged(str(error)) from None
             if fault := head.fault():
                 raise self._damaged(f"{head.path}: {fault}")
@@ -259,7 +261,7 @@ class ExportReader:
     def _decoded(self, text: bytes) -> _Line:
         try:
             return _line.decode(text)
-        except msgspec.DecodeError as error:
+        except _MALFORMED as error:
             raise self._damaged(str(error)) from None
 
     def _next_bytes(self, line: _Line) -> bytes:

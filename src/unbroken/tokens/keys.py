@@ -168,7 +168,7 @@ def _is_public(raw: bytes) -> bool:
 def _from_json(raw: bytes) -> tuple[Key, ...]:
     try:
         value = msgspec.json.decode(raw, type=dict[str, Any])
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise KeyFault("it begins like a JWK, but is not one") from None
     return parse_key_set(value) if "keys" in value else (_from_jwk(value),)
 

@@ -109,7 +109,7 @@ class TokenFile:
             contents = msgspec.json.decode(content, type=_Contents)
             for token in contents.tokens:
                 parse_scopes(token.scope)
-        except (msgspec.DecodeError, ScopeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ScopeError) as error:
             raise TokenFileError(f"{self.path} is damaged: {error}") from None
         if contents.version != 1:
             raise TokenFileError(f"{self.path} was written by a newer version")
