@@ -13,9 +13,11 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from tools.cli_reference import PAGE, page
@@ -90,29 +92,55 @@ def test_the_five_minutes_of_the_readme(tmp_path: Path) -> None:
         assert "stream-closed: true" in last
 
 
-def test_the_python_of_the_readme(tmp_path: Path) -> None:
-    mounting, in_process = snippets("python")
+def within(code: str, *names: str) -> str:
+    """A snippet that awaits, as the body of a coroutine function."""
+    return f"async def snippet({', '.join(names)}):\n" + "".join(f"    {line}\n" for line in code.splitlines())
+
+
+def test_the_commands_of_the_readme(tmp_path: Path) -> None:
+    (script,) = (text for text in snippets("sh") if text.startswith("printf"))
+    with ServerProcess(tmp_path / "data") as server:
+        assert run_commands(script, tmp_path, UNBROKEN_URL=server.url) == '{"n":2}\n'
+
+
+def test_the_client_of_the_readme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    client, *_ = snippets("python")
+    with ServerProcess(tmp_path / "data") as server:
+        names: dict[str, Any] = {}
+        exec(within(client.replace("http://127.0.0.1:9999", server.url) + "            break\n"), names)
+        asyncio.run(names["snippet"]())
+    assert capsys.readouterr().out == "{'text': 'hello'} 0000000000000001_0000000000000017\n"
+
+
+async def generate(prompt: str) -> AsyncIterator[str]:
+    yield f"You said: {prompt}"
+
+
+async def test_the_answers_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, answers, *_ = snippets("python")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"generate": generate}
+    exec(answers, names)
+    async with serve_asgi(names["app"]) as address, httpx2.AsyncClient(base_url=address.url) as http:
+        for _ in range(2):
+            told = (await http.post("/answers/1", params={"prompt": "hello"})).text
+            assert '"You said: hello"' in told
+
+
+def test_the_python_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, mounting, in_process = snippets("python")
     names: dict[str, Any] = {}
-    before = Path.cwd()
-    os.chdir(tmp_path)
-    try:
-        exec(mounting, names)
-        code = "async def snippet(streams):\n    pages = []\n" + "".join(
-            f"    {line}\n" for line in in_process.replace("print(page.body", "pages.append((page.body").splitlines()
-        )
-        code = code.replace("page.next_offset)", "page.next_offset)); break") + "    return pages\n"
-        exec(code, names)
-        pages = asyncio.run(run_in_lifespan(names))
-    finally:
-        os.chdir(before)
-    assert [body for body, _ in pages] == [b"Once upon a time"]
+    monkeypatch.chdir(tmp_path)
+    exec(mounting, names)
+    code = in_process.replace("print(page.body, page.next_offset)", "return page.body")
+    exec(within(code, "streams"), names)
+    assert asyncio.run(run_in_lifespan(names)) == b"Once upon a time"
 
 
-async def run_in_lifespan(names: dict[str, Any]) -> list[tuple[bytes, object]]:
+async def run_in_lifespan(names: dict[str, Any]) -> Any:
     streams = names["streams"]
     async with streams.lifespan():
-        found: list[tuple[bytes, object]] = await names["snippet"](streams)
-        return found
+        return await names["snippet"](streams)
 
 
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
