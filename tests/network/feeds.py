@@ -47,17 +47,20 @@ class Feed:
         kind: of stream.
         seed: of chance.
         count: how many messages.
-        whole_characters: no append ends inside a character, for servers that cannot mend that.
+        plain: no append of text ends inside a character, and no line begins with a space: for servers whose events
+            cannot carry that.
     """
 
-    def __init__(self, kind: Kind, seed: int, count: int, *, whole_characters: bool = False) -> None:
+    def __init__(self, kind: Kind, seed: int, count: int, *, plain: bool = False) -> None:
         self.kind = kind
         self.content_type = CONTENT_TYPES[kind]
         chance = Random(f"feed {seed}")
         make = {"json": _value, "text": _text, "bytes": _bytes}[kind]
         self.items: list[Any] = [make(chance, number) for number in range(count)]
+        if kind == "text" and plain:
+            self.items = [item.replace(b"\n ", b"\n") for item in self.items]
         self._chance = chance
-        self._whole_characters = whole_characters
+        self._plain = plain
 
     @cached_property
     def whole(self) -> bytes:
@@ -86,7 +89,7 @@ class Feed:
 
     def pieces(self) -> Iterator[bytes]:
         """Like `appends`; those of text end anywhere in a character as well."""
-        if self.kind != "text" or self._whole_characters:
+        if self.kind != "text" or self._plain:
             yield from self.appends()
             return
         sizes = [len(body) for body in self.appends()]

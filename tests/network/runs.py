@@ -82,8 +82,8 @@ class Run:
         return self.server.startswith("reference")
 
     def feed(self) -> Feed:
-        """What is sent. The reference server does not mend characters that come in two appends."""
-        return Feed(self.kind, self.seed, self.count, whole_characters=self.is_reference)
+        """What is sent. The reference server's events do not carry all text."""
+        return Feed(self.kind, self.seed, self.count, plain=self.is_reference)
 
     def draw(self, purpose: str, count: int, end: int) -> list[int]:
         """So many different numbers from 1 up to the end, in order."""

@@ -85,7 +85,7 @@ def test_text_is_cut_in_characters() -> None:
         return body[0] & 0xC0 == 0x80
 
     assert any(map(starts_inside, Feed("text", 1, 500).pieces()))
-    assert not any(map(starts_inside, Feed("text", 1, 500, whole_characters=True).pieces()))
+    assert not any(map(starts_inside, Feed("text", 1, 500, plain=True).pieces()))
 
 
 def request(number: int, target: str = "/a?live=sse") -> ProxiedRequest:

@@ -91,8 +91,8 @@ async def test_reading(run: Run, tmp_path: Path, report_fact: Report) -> None:
 @pytest.mark.parametrize(
     "run",
     [
-        Run("sqlite", "json", "auto", kills=1, leaves=2, kinds=OF_REQUESTS),
-        Run("memory", "bytes", "long-poll", sync=True, leaves=2, kinds=OF_REQUESTS),
+        Run("sqlite", "json", "auto", kills=1, count=800, leaves=2, kinds=OF_REQUESTS),
+        Run("memory", "bytes", "long-poll", sync=True, count=800, leaves=2, kinds=OF_REQUESTS),
     ],
     ids=str,
 )
@@ -103,8 +103,8 @@ async def test_consuming_exactly_once(run: Run, tmp_path: Path, report_fact: Rep
 @pytest.mark.parametrize(
     "run",
     [
-        Run("memory", "json", "long-poll", leaves=2, kinds=OF_REQUESTS),
-        Run("reference-memory", "json", "auto", sync=True, leaves=2, kinds=OF_REQUESTS),
+        Run("memory", "json", "long-poll", count=800, leaves=2, kinds=OF_REQUESTS),
+        Run("reference-memory", "json", "auto", sync=True, count=800, leaves=2, kinds=OF_REQUESTS),
     ],
     ids=str,
 )
