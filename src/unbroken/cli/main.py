@@ -24,7 +24,7 @@ _COMMANDS = {
         "delete": "delete",
         "fork": "create",
     },
-    "Server": {"serve": "serve", "token": "token", "bench": "bench"},
+    "Server": {"serve": "serve", "stats": "stats", "token": "token", "bench": "bench"},
     "Data directories": {
         "backup": "backup",
         "restore": "backup",

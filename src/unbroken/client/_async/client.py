@@ -117,6 +117,15 @@ class AsyncClient:
             if not done.more:
                 return deleted
 
+    async def metrics(self) -> str:
+        """What the server tells of itself, in the text format of Prometheus. Only Unbroken's own servers do.
+
+        Raises:
+            StreamNotFound: the server does not.
+        """
+        answer = await self._requests.call(Ask("GET", join_url(self.url, "/-/metrics"), {}), Repeat.FREELY)
+        return answer.body.decode(errors="replace")
+
     async def close(self) -> None:
         """Close all connections, unless they belong to a client that was given."""
         if self._own_http:
