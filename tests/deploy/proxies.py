@@ -128,12 +128,13 @@ def listening(count: int) -> Iterator[list[socket.socket]]:
 
 
 @contextmanager
-def nginx(root: Path, origin: Address) -> Iterator[Nginx]:
+def nginx(root: Path, origin: Address, changes: Mapping[str, str] | None = None) -> Iterator[Nginx]:
     """nginx in front of a server; nothing of it is left at the end of the block.
 
     Args:
         root: a directory for its files, which it makes.
         origin: where the server listens, or will.
+        changes: more texts of its configuration to replace.
     """
     path = program("nginx", "nginx-light")
     root.mkdir()
@@ -152,6 +153,7 @@ def nginx(root: Path, origin: Address) -> Iterator[Nginx]:
             "/var/cache/nginx-unbroken": f"{root}/cache",
             "/var/log/nginx/unbroken.log": f"{root}/access.log",
             "/var/log/nginx/unbroken-error.log": f"{root}/error.log",
+            **(changes or {}),
         }
         (root / "unbroken.conf").write_text(rendered("nginx/unbroken.conf", site))
         user = f"user {getpass.getuser()};" if os.getuid() == 0 else ""
@@ -180,7 +182,7 @@ def caddy(root: Path, origin: Address) -> Iterator[Proxy]:
     certificate = make_certificate(root)
     with listening(2) as sockets:
         tls, plain = (Address(*each.getsockname()) for each in sockets)
-    text = rendered("Caddyfile", {"127.0.0.1:9999": f"{origin.host}:{origin.port}"})
+    text = rendered("Caddyfile", {"UNBROKEN_ORIGIN:127.0.0.1:9999": f"UNBROKEN_ORIGIN:{origin.host}:{origin.port}"})
     options, _, site = text.partition("streams.example.com {")
     assert options.count("\n{\n") == 1
     options = options.replace("\n{\n", "\n{\nadmin off\nauto_https off\ndefault_bind 127.0.0.1\n")

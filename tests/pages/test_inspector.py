@@ -309,6 +309,21 @@ def test_a_restart_of_the_server(page: Page, unbroken_process: ServerProcess, ch
     live(page)
 
 
+def test_metrics(page: Page, url: str) -> None:
+    request("PUT", f"{url}/a", TEXT, b"x" * 1234)
+    inspect(page, url)
+    page.click("#to-metrics")
+    expect(page.locator(".card").filter(has_text="Stored").locator(".figure")).to_have_text("1.2 kB")
+    requests = page.locator("#metric-unbroken_http_requests_total")
+    requests.locator("summary").click()
+    expect(requests).to_contain_text("method=PUT status=201")
+    # Drawn anew, it is still open, and the keyboard where it was.
+    request("POST", f"{url}/a", TEXT, b"y")
+    expect(requests).to_contain_text("method=POST status=204")
+    expect(requests.locator("summary")).to_be_focused()
+    expect(page.locator(".card").filter(has_text="Requests").locator(".figure")).to_contain_text("/s")
+
+
 # --- who may what ----------------------------------------------------------------------------------------------------
 
 
@@ -348,6 +363,9 @@ def test_what_a_token_may(page: Page, guarded: str, chromium: Chromium) -> None:
     page.click("#confirm .confirm")
     expect(page.locator("#confirm .problem")).to_contain_text("delete:/chats/7")
     page.click("#confirm .cancel")
+    page.click("#to-metrics")
+    expect(page.locator(".metrics .note")).to_contain_text("Not allowed.")
+    page.go_back()
     page.click("#to-token")
     use_token(page, tokens.mint(SECRET, admin="/**"))
     expect(listed(page)).to_have_text(["/chats/7"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,18 @@ def test_where_a_server_that_asks_nobody_does_not_listen(host: str, tmp_path: Pa
     check_exposure(Settings(host=host, insecure=True))
     check_exposure(Settings(host=host, jwt_keys=("env:KEY",)))
     check_exposure(Settings(host=host, tokens_file=tmp_path / "tokens.json"))
+
+
+def test_a_server_that_asks_nobody_is_not_public(tmp_path: Path) -> None:
+    """Not by a proxy before it either, of which its public URL tells."""
+    public = Settings(public_url="https://streams.example.com")
+    with pytest.raises(SettingsError, match=r"https://streams\.example\.com.*--public-url.*--insecure"):
+        check_exposure(public)
+    check_exposure(replace(public, insecure=True))
+    check_exposure(replace(public, jwt_keys=("env:KEY",)))
+    check_exposure(replace(public, tokens_file=tmp_path / "tokens.json"))
+    for url in ("http://localhost:8080/streams", "http://127.0.0.1", "http://[::1]:9999"):
+        check_exposure(Settings(public_url=url))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])

@@ -6,10 +6,11 @@ import ipaddress
 import socket
 from collections.abc import Callable
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 from unbroken.engine.clock import Clock
 from unbroken.server.access import Access, Authorize
-from unbroken.server.hosts import HostPolicy
+from unbroken.server.hosts import HostPolicy, is_loopback_host
 from unbroken.server.settings import Settings, SettingsError
 
 __all__ = ["TOKENS_FILE_NAME", "check_exposure", "create_access", "host_policy", "with_tokens_file"]
@@ -74,16 +75,24 @@ def host_policy(settings: Settings, *, open_to_all: bool) -> HostPolicy | None:
 
 
 def check_exposure(settings: Settings) -> None:
-    """Refuse to listen where other machines can reach a server that asks nobody who they are.
+    """Refuse to serve where other machines can reach a server that asks nobody who they are.
+
+    A public URL that is not of this machine says that something in front of the server lets them.
 
     Raises:
         SettingsError: so it is; the message says what can be done.
     """
-    if settings.insecure or settings.tokens_file is not None or settings.jwt_keys or _is_loopback(settings.host):
+    if settings.insecure or settings.tokens_file is not None or settings.jwt_keys:
+        return
+    if not _is_loopback(settings.host):
+        where, way = settings.host, "listen on 127.0.0.1"
+    elif settings.public_url and not is_loopback_host(urlsplit(settings.public_url).hostname or ""):
+        where, way = settings.public_url, "leave --public-url out"
+    else:
         return
     raise SettingsError(
-        f"other machines can reach {settings.host}, and nobody would be asked who they are. Make a token ("
-        "unbroken token create) or name keys (--jwt-keys); or listen on 127.0.0.1; or, if something in front of the "
+        f"other machines can reach {where}, and nobody would be asked who they are. Make a token ("
+        f"unbroken token create) or name keys (--jwt-keys); or {way}; or, if something in front of the "
         "server sees to it, say --insecure"
     )
 
