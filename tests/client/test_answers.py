@@ -79,6 +79,16 @@ def test_errors_of_our_server_are_what_they_were(error: errors.UnbrokenError) ->
         (an_answer(502), errors.Unavailable, {"status": 502}),
         (an_answer(503, retry_after="x"), errors.Unavailable, {"retry_after_s": None}),
         (an_answer(504), errors.Unavailable, {"status": 504}),
+        (
+            an_answer(504, b'{"code": "timed-out"}', content_type="application/problem+json"),
+            errors.Unavailable,
+            {"status": 504},
+        ),
+        (
+            an_answer(409, b'{"code": "stream-closed"}', content_type="application/problem+json"),
+            errors.Conflict,
+            {"status": 409},
+        ),
         (an_answer(507), errors.StorageFull, {}),
         (an_answer(307, location="http://elsewhere/"), errors.ProtocolViolation, {"status": 307}),
         (an_answer(304), errors.ProtocolViolation, {}),
@@ -103,6 +113,7 @@ def test_errors_of_other_servers_go_by_status_and_headers(
         ("application/problem+json", b'{"detail": 7, "code": 8}', "POST http://server/stream was answered 404"),
         ("application/problem+json", b"[1]", "POST http://server/stream was answered 404"),
         ("application/problem+json", b"\xff", "POST http://server/stream was answered 404"),
+        ("application/problem+json", b'{"code": "timed-out"}', "POST http://server/stream was answered 404"),
         ("application/problem+json", b'{"code": "stream-closed"}', "POST http://server/stream was answered 404"),
     ],
 )

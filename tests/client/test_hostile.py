@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +14,7 @@ import pytest
 from tests.client.scripted import HOLD, Reached, Scripted, answer, control, data, events, page, scripted, tail
 from unbroken import AsyncClient, errors
 from unbroken.client import AsyncStream, Retry
-from unbroken.client.reading import VIOLATIONS_MAX
+from unbroken.client.reading import VIOLATIONS_MAX, Live
 
 QUICK = Retry(base_s=0.001, cap_s=0.002)
 END = control("9", closed=True)
@@ -282,6 +283,38 @@ async def test_text_is_never_cut_inside_a_character() -> None:
                 assert whole[: seen[0].position.skip] == seen[0].data
                 async with a_stream(*pages) as (stream, _):
                     assert await stream.read(seen[0].position) == whole[len(seen[0].data) :]
+
+
+LAST_PAGE = tail("1", b"[7]", stream_closed="true")
+LAST_EVENTS = events(data("[7]"), control("1", closed=True))
+
+
+@pytest.mark.parametrize("total", [False, True])
+@pytest.mark.parametrize(
+    ("live", "held", "rest"),
+    [
+        pytest.param("auto", [[HOLD]], LAST_PAGE, id="a page"),
+        pytest.param("long-poll", [tail("0"), [HOLD]], LAST_PAGE, id="a poll"),
+        pytest.param("sse", [tail("0"), [HOLD]], LAST_EVENTS, id="events that do not begin"),
+        pytest.param("sse", [tail("0"), [*events(), HOLD]], LAST_EVENTS, id="no events"),
+        pytest.param("sse", [tail("0"), [*events(control("0")), HOLD]], LAST_EVENTS, id="no data"),
+        pytest.param("auto", [answer(503, retry_after="1")], LAST_PAGE, id="busy"),
+    ],
+)
+async def test_time_limits(total: bool, live: Live, held: list[Any], rest: Any) -> None:
+    """Each time-out is told, and then it can be asked again, as often as it takes."""
+    limits: dict[str, Any] = {"total_timeout_s" if total else "item_timeout_s": 0.05}
+    async with a_stream(*held) as (stream, server), stream.follow(live=live, **limits) as messages:
+        with pytest.raises(errors.TimedOut):
+            [message async for message in messages]
+        assert len(server.asked) == len(held)
+        if not total:
+            server.answers.append(rest if isinstance(rest, list) else [rest])
+            seen: list[int] = []
+            while not seen:
+                with contextlib.suppress(errors.TimedOut):
+                    seen = [message.value async for message in messages]
+            assert seen == [7]
 
 
 async def test_giving_up_after_a_time() -> None:

@@ -181,6 +181,41 @@ async def test_a_deadline() -> None:
             await send_and(stream, lambda: None, deadline_s=0.05)
 
 
+async def test_a_block_that_is_left_by_an_error_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unbroken.client._async.producer._GRACE_S", 0.05)
+    plan = Script(only=is_append, then=Answer(503))
+    async with live_server() as server, FaultyProxy(server.url, plan) as proxy, AsyncClient(proxy.url) as client:
+        stream = client.stream("/stream")
+        await stream.create(content_type=JSON)
+        with pytest.raises(ZeroDivisionError):
+            await send_and(stream, lambda: 1 / 0)
+
+
+async def test_looking_into_the_stream_over_a_bad_network() -> None:
+    """The first append is repeated by a proxy; then the stream is read, and that fails at first."""
+    only_reads = Script(Answer(500), Cut(), only=lambda request: request.method in {"GET", "HEAD"} and looking)
+    looking = False
+
+    def plan(request: ProxiedRequest) -> Fault:
+        return Twice() if is_append(request) else only_reads(request)
+
+    def begin() -> None:
+        nonlocal looking
+        looking = True
+
+    async with (
+        live_server() as server,
+        FaultyProxy(server.url, plan) as proxy,
+        AsyncClient(proxy.url, retry=Retry(base_s=0.001)) as client,
+    ):
+        stream = client.stream("/stream")
+        await stream.create(content_type=JSON)
+        await send_and(stream, begin)
+        assert only_reads.left == 0
+        looking = False
+        assert await stream.read_json() == [1]
+
+
 async def test_two_with_one_name() -> None:
     async with a_stream() as stream:
         first = stream.producer("writer")

@@ -18,8 +18,12 @@ __all__ = ["appended", "error_of", "is_true", "next_offset", "stream_info"]
 
 Headers = Mapping[str, str]
 
+_CLIENTS_OWN = (errors.ConnectionLost, errors.ProtocolViolation, errors.TimedOut, errors.EpochInUse)
+"""No server has a say in these."""
 _CLASSES: dict[str, type[UnbrokenError]] = {
-    kind.code: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, UnbrokenError)
+    kind.code: kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, UnbrokenError) and not issubclass(kind, _CLIENTS_OWN)
 }
 _BY_STATUS: dict[int, type[UnbrokenError]] = {
     400: errors.InvalidRequest,
@@ -36,7 +40,7 @@ _BY_STATUS: dict[int, type[UnbrokenError]] = {
     504: errors.Unavailable,
     507: errors.StorageFull,
 }
-_WITH_FACTS = {errors.EpochInUse, errors.ProducerGap, errors.StaleEpoch, errors.StreamClosed}
+_WITH_FACTS = {errors.ProducerGap, errors.StaleEpoch, errors.StreamClosed}
 """What these say stands in headers. A code alone does not make one."""
 _DETAIL_CHARS_MAX = 300
 _SCOPE = re.compile(r'error="insufficient_scope", scope="([^"]*)"')

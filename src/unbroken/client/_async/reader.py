@@ -19,7 +19,7 @@ from unbroken.client.reading import SSE_START_S, Deadlines, Mode, Reading, Silen
 from unbroken.client.shapes import page_of
 from unbroken.client.transport import translated
 from unbroken.client.values import Page
-from unbroken.errors import InvalidRequest, NoAnswer, TimedOut, UnbrokenError
+from unbroken.errors import InvalidRequest, NoAnswer, UnbrokenError
 from unbroken.protocol.content import is_json
 
 __all__ = ["Reader", "read_pages"]
@@ -59,7 +59,7 @@ class Reader(Generic[T]):
         self._event_silence = Silence(silence_s)
         self._poll_silence = Silence(silence_s)
         self._events: _Events | None = None
-        self._pause_s = 0.0
+        self._resume_s = 0.0
         self._began_s = 0.0
         self._waits_on = False
 
@@ -79,25 +79,23 @@ class Reader(Generic[T]):
                 piece = await (self._event_piece() if self.reading.mode is Mode.SSE else self._page())
                 if piece is not None:
                     return self._taken(piece)
-            except TimedOut:
-                raise
             except UnbrokenError as error:
                 await self._failed(error)
         return None
 
     async def _pause(self) -> None:
-        self._deadlines.check(time.monotonic())
-        if self._pause_s:
-            await io.sleep(min(self._pause_s, self._deadlines.left_s(time.monotonic())))
+        now_s = time.monotonic()
+        self._deadlines.check(now_s)
+        if self._resume_s > now_s:
+            await io.sleep(min(self._resume_s - now_s, self._deadlines.left_s(now_s)))
             self._deadlines.check(time.monotonic())
-            self._pause_s = 0.0
 
     async def _failed(self, error: UnbrokenError) -> None:
         await self.close()
         now_s = time.monotonic()
         if isinstance(error, NoAnswer):
             self._deadlines.check(now_s)
-        self._pause_s = self.reading.failed(error, now_s - self._began_s)
+        self._resume_s = now_s + self.reading.failed(error, now_s - self._began_s)
         self._deadlines.failed(error, now_s)
 
     def _taken(self, piece: Piece) -> T:
@@ -108,9 +106,12 @@ class Reader(Generic[T]):
         self._deadlines.succeeded()
         self._waits_on = not piece.progress.has_data
         if mode is not Mode.SSE:
-            took_s = time.monotonic() - self._began_s
-            self._pause_s = reading.round_ended(mode, took_s, had_data=piece.progress.has_data)
+            self._round_ended(mode, had_data=piece.progress.has_data)
         return result
+
+    def _round_ended(self, mode: Mode, *, had_data: bool) -> None:
+        now_s = time.monotonic()
+        self._resume_s = now_s + self.reading.round_ended(mode, now_s - self._began_s, had_data=had_data)
 
     async def _page(self) -> Piece:
         await self._close_events()
@@ -163,7 +164,7 @@ class Reader(Generic[T]):
         now_s = time.monotonic()
         if chunk is None:
             await self.close()
-            self._pause_s = self.reading.round_ended(Mode.SSE, now_s - self._began_s, had_data=events.had_data)
+            self._round_ended(Mode.SSE, had_data=events.had_data)
             return
         events.pieces.extend(events.decoder.feed(chunk))
         events.started = events.started or bool(events.pieces)

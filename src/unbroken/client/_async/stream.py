@@ -270,6 +270,9 @@ class AsyncStream:
     @overload
     async def read_json(self, offset: str | Position = BEGINNING, *, type: type[T]) -> list[T]: ...
 
+    @overload
+    async def read_json(self, offset: str | Position = BEGINNING, *, type: Any) -> list[Any]: ...
+
     async def read_json(self, offset: str | Position = BEGINNING, *, type: Any = None) -> list[Any]:  # noqa: A002
         """All messages that there are now.
 
@@ -309,6 +312,20 @@ class AsyncStream:
         give_up_after_s: float | None = None,
         silence_s: float | None = None,
     ) -> AsyncFollow[T]: ...
+
+    @overload
+    def follow(
+        self,
+        offset: str | Position = BEGINNING,
+        *,
+        type: Any,
+        live: Live = "auto",
+        since: datetime | str | None = None,
+        item_timeout_s: float | None = None,
+        total_timeout_s: float | None = None,
+        give_up_after_s: float | None = None,
+        silence_s: float | None = None,
+    ) -> AsyncFollow[Any]: ...
 
     def follow(
         self,
@@ -372,6 +389,19 @@ class AsyncStream:
         save_every_s: float = 1.0,
         silence_s: float | None = None,
     ) -> AsyncConsumer[T]: ...
+
+    @overload
+    def consume(
+        self,
+        offsets: OffsetStore | AsyncOffsetStore,
+        *,
+        type: Any,
+        key: str | None = None,
+        start: str | Position = BEGINNING,
+        live: Live = "auto",
+        save_every_s: float = 1.0,
+        silence_s: float | None = None,
+    ) -> AsyncConsumer[Any]: ...
 
     def consume(
         self,

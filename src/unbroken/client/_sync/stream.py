@@ -268,6 +268,9 @@ class Stream:
     @overload
     def read_json(self, offset: str | Position = BEGINNING, *, type: type[T]) -> list[T]: ...
 
+    @overload
+    def read_json(self, offset: str | Position = BEGINNING, *, type: Any) -> list[Any]: ...
+
     def read_json(self, offset: str | Position = BEGINNING, *, type: Any = None) -> list[Any]:  # noqa: A002
         """All messages that there are now.
 
@@ -307,6 +310,20 @@ class Stream:
         give_up_after_s: float | None = None,
         silence_s: float | None = None,
     ) -> Follow[T]: ...
+
+    @overload
+    def follow(
+        self,
+        offset: str | Position = BEGINNING,
+        *,
+        type: Any,
+        live: Live = "auto",
+        since: datetime | str | None = None,
+        item_timeout_s: float | None = None,
+        total_timeout_s: float | None = None,
+        give_up_after_s: float | None = None,
+        silence_s: float | None = None,
+    ) -> Follow[Any]: ...
 
     def follow(
         self,
@@ -370,6 +387,19 @@ class Stream:
         save_every_s: float = 1.0,
         silence_s: float | None = None,
     ) -> Consumer[T]: ...
+
+    @overload
+    def consume(
+        self,
+        offsets: OffsetStore,
+        *,
+        type: Any,
+        key: str | None = None,
+        start: str | Position = BEGINNING,
+        live: Live = "auto",
+        save_every_s: float = 1.0,
+        silence_s: float | None = None,
+    ) -> Consumer[Any]: ...
 
     def consume(
         self,
