@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from unbroken.cli.main import main
+from unbroken.client import AsyncStream
+from unbroken.errors import ProtocolViolation
 from unbroken.testing import Address, ServerProcess, threaded_server
 
 
@@ -317,3 +319,29 @@ def test_bench_measures_and_leaves_nothing(cli: Cli) -> None:
     table = cli.ok("bench", "--seconds", "0.1", "-c", "2", "--streams", "2", "--followers", "2")
     assert "deliveries to 2 live readers" in table
     assert cli.run("bench", "--seconds", "0.1", url="http://127.0.0.1:9").code == 3
+
+
+def test_the_last_of_many(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read from the end, or, where a server cannot do that, to the end; with the same result."""
+    lines = [f"line {number} {'x' * (number % 97)}" for number in range(5000)]
+    cli.ok("append", "/text", "--lines", "--create", "text/plain", stdin="\n".join(lines).encode())
+    cli.ok(
+        "append", "/json", "--lines", "--create", "application/json", stdin="\n".join(map(str, range(70_000))).encode()
+    )
+
+    def check() -> None:
+        for count in (1, 2, 100, 4999, 6000):
+            assert cli.ok("read", "/text", "-n", str(count)) == "\n".join(lines[-count:])
+        for count in (1, 20_000, 80_000):
+            assert cli.ok("read", "/json", "-n", str(count)).split() == [str(n) for n in range(70_000)][-count:]
+
+    check()
+    asked = []
+
+    def backwards(stream: AsyncStream) -> None:
+        asked.append(stream)
+        raise ProtocolViolation
+
+    monkeypatch.setattr(AsyncStream, "backwards", backwards)
+    check()
+    assert asked

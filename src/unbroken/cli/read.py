@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -16,8 +17,12 @@ from unbroken.cli.output import Output, Piece, Shape, until_nobody_reads
 from unbroken.cli.remote import DEFAULT_URL, Headers, Remote, Target, Token, Url, check_target, run
 from unbroken.cli.terminal import fail, parse_moment
 from unbroken.client import AsyncStream, Batch, FileOffsets, Position
+from unbroken.errors import ProtocolViolation
 
 __all__ = ["follow", "read"]
+
+_PATIENCE_S = 30.0
+"""How long what is there is tried to be read. News is waited for as long as it takes."""
 
 Live = Literal["auto", "sse", "long-poll"]
 
@@ -162,6 +167,8 @@ async def _batches(
 ) -> AsyncIterator[Batch[Any]]:
     """What is there, as it comes. Messages stay the text that they are."""
     options: dict[str, Any] = {"offset": begin.offset} if begin.since is None else {"since": begin.since}
+    if not live:
+        options["give_up_after_s"] = _PATIENCE_S
     async with stream.follow(live=live, type=msgspec.Raw if json else None, **options) as messages:
         async for batch in messages.batches():
             yield batch
@@ -171,20 +178,43 @@ async def _last(stream: AsyncStream, count: int, *, json: bool) -> list[Piece]:
     """The last messages, or pieces that together are the last lines, up to the present end."""
     if not count:
         return []
+    try:
+        return await _last_backwards(stream, count, json=json)
+    except ProtocolViolation:  # another server, which can only be read from the beginning
+        return await _last_of_all(stream, count, json=json)
+
+
+async def _last_backwards(stream: AsyncStream, count: int, *, json: bool) -> list[Piece]:
+    kept: list[Piece] = []
+    async with aclosing(stream.backwards()) as batches:
+        async for batch in batches:
+            kept[:0] = [Piece(message.data, message.position) for message in batch]
+            if (len(kept) if json else _line_count(kept)) >= count:
+                break
+    return kept[-count:] if json else _last_lines(kept, count)
+
+
+async def _last_of_all(stream: AsyncStream, count: int, *, json: bool) -> list[Piece]:
     kept: deque[Piece] = deque(maxlen=count if json else None)
-    lines = 0
     async for batch in _batches(stream, _Begin(), live=False, json=json):
-        for message in batch:
-            kept.append(Piece(message.data, message.position))
-            if not json:
-                lines += message.data.count(b"\n")
-                while lines - (first := kept[0].data.count(b"\n")) > count:
-                    kept.popleft()
-                    lines -= first
-    if not json and kept:
-        unfinished = not kept[-1].data.endswith(b"\n")
-        kept[0] = kept[0]._replace(data=_without_lines(kept[0].data, lines + unfinished - count))
-    return list(kept)
+        kept.extend(Piece(message.data, message.position) for message in batch)
+        while not json and len(kept) > 1 and _line_count(list(kept)[1:]) >= count:
+            kept.popleft()
+    return list(kept) if json else _last_lines(list(kept), count)
+
+
+def _line_count(pieces: list[Piece]) -> int:
+    """How many lines there are, the last of which need not be complete."""
+    count = sum(piece.data.count(b"\n") for piece in pieces)
+    return count + (bool(pieces) and not pieces[-1].data.endswith(b"\n"))
+
+
+def _last_lines(pieces: list[Piece], count: int) -> list[Piece]:
+    if not pieces:
+        return []
+    skip = max(0, _line_count(pieces) - count)
+    text = b"".join(piece.data for piece in pieces)
+    return [Piece(_without_lines(text, skip), pieces[-1].position)]
 
 
 def _without_lines(data: bytes, skip: int) -> bytes:

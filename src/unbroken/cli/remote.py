@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import typer
 
 from unbroken.cli.terminal import fail, reported
-from unbroken.client import AsyncClient
+from unbroken.client import AsyncClient, Retry
 from unbroken.errors import ConnectionLost, StreamNotFound, UnbrokenError
 
 __all__ = ["DEFAULT_URL", "Headers", "Remote", "Target", "Token", "Url", "check_target", "run"]
@@ -27,6 +27,9 @@ Headers = Annotated[
     list[str] | None,
     typer.Option("--header", "-H", metavar="'NAME: VALUE'", help="One more request header; repeatable."),
 ]
+
+_PATIENCE_S = 2.0
+"""How long single requests are tried again. Who follows or appends waits for a server that comes back."""
 
 _HINTS = {
     "stream-exists": "`--exist-ok` takes it as it is, `unbroken head` shows it",
@@ -67,7 +70,7 @@ class Remote(NamedTuple):
 
     def client(self) -> AsyncClient:
         """A client for it; to be used as a context manager."""
-        return AsyncClient(self.url, token=self.token, headers=self.headers)
+        return AsyncClient(self.url, token=self.token, headers=self.headers, retry=Retry(give_up_after_s=_PATIENCE_S))
 
 
 def check_target(target: str) -> str:

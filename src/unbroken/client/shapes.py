@@ -6,13 +6,14 @@ from typing import Any
 
 from unbroken.client.batches import Batch, byte_batch, json_batch
 from unbroken.client.codec import decoder_of
-from unbroken.client.pieces import Piece
-from unbroken.client.positions import Position
+from unbroken.client.pieces import Piece, piece_of
+from unbroken.client.positions import BEGINNING, Position
 from unbroken.client.reading import Characters, Reading
-from unbroken.client.values import Page
+from unbroken.client.values import Answer, Page
+from unbroken.errors import ProtocolViolation
 from unbroken.protocol.content import is_json, split_json
 
-__all__ = ["Messages", "joined", "page_of"]
+__all__ = ["Messages", "batch_before", "joined", "page_of"]
 
 
 class Messages:
@@ -81,6 +82,28 @@ def page_of(piece: Piece, reading: Reading) -> tuple[Page, Position | None]:
         reading.content_type,
     )
     return page, Position(progress.next_offset, max(0, skip - count))
+
+
+def batch_before(answer: Answer, *, at_end: bool) -> Batch[Any]:
+    """The batch that ends where it was asked to.
+
+    Args:
+        answer: to a request for the page before a place.
+        at_end: that place is the end of the stream.
+
+    Raises:
+        ProtocolViolation: the server does not know what to page back is: it sent the first page, which is not the last.
+    """
+    content_type = answer.headers.get("content-type", "")
+    piece = piece_of(answer, content_type)
+    start, progress = Position(answer.headers.get("stream-previous-offset", BEGINNING)), piece.progress
+    if at_end and not progress.up_to_date:
+        raise ProtocolViolation(f"{answer.request.url} cannot be read backwards: its server does not know how")
+    data = piece.data if isinstance(piece.data, bytes) else piece.data.encode()
+    flags = {"up_to_date": progress.up_to_date, "closed": progress.closed}
+    if is_json(content_type):
+        return json_batch(data or b"[]", start, progress.next_offset, decoder_of(None), **flags)[0]
+    return byte_batch(data, start, Position(progress.next_offset), **flags)
 
 
 def joined(pages: list[bytes], content_type: str) -> bytes:

@@ -14,13 +14,14 @@ from unbroken.client._sync.follow import Follow
 from unbroken.client._sync.producer import Producer
 from unbroken.client._sync.reader import Reader, read_pages
 from unbroken.client._sync.requests import Pieces, Requests
+from unbroken.client.batches import Batch
 from unbroken.client.codec import encode_json, joined_messages
 from unbroken.client.offsets import OffsetStore
 from unbroken.client.options import Ask, Repeat, creation_headers, join_url, plain_url
 from unbroken.client.pipeline import Sizes
-from unbroken.client.positions import BEGINNING, Position, position_of
+from unbroken.client.positions import BEGINNING, NOW, Position, position_of
 from unbroken.client.reading import Deadlines, Live, Reading
-from unbroken.client.shapes import Messages, joined
+from unbroken.client.shapes import Messages, batch_before, joined
 from unbroken.client.values import Answer, Appended, Page, StreamInfo
 from unbroken.errors import OutcomeUnknown, SequenceRegression, StreamExists, StreamGone, StreamNotFound
 
@@ -248,6 +249,23 @@ class Stream:
         for page in read_pages(self._requests, self.url, position_of(offset)):
             self._content_type = page.content_type or None
             yield page
+
+    def backwards(self, *, page_bytes: int = 65_536) -> Generator[Batch[Any]]:
+        """Its messages from the present end back to the beginning: batches, the newest first, the messages of each in
+        their order. So the last few are found without reading all that is before them.
+
+        Args:
+            page_bytes: about how much to read at once. A batch has at least one message.
+
+        Raises:
+            ProtocolViolation: there is more than one page, and the server, not one of Unbroken's own, cannot page back.
+        """
+        before: str | None = NOW
+        while before is not None:
+            ask = Ask("GET", self.url, {"before": before, "limit": str(page_bytes)})
+            batch = batch_before(self._requests.call(ask, Repeat.FREELY), at_end=before == NOW)
+            before = batch.start.offset if batch.start != Position() else None
+            yield batch
 
     def read(self, offset: str | Position = BEGINNING) -> bytes:
         """All that there is now, from a position on; of a JSON stream, one array.
