@@ -14,6 +14,7 @@ from unbroken.store.memory import MemoryStore
 from unbroken.store.sqlite import SqliteStore
 from unbroken.testing.faults import Fault, FaultyDisk
 from unbroken.web import Answers
+from unbroken.web.tails import Tails
 
 
 async def test_readers_see_the_end_although_the_streams_end_first() -> None:
@@ -51,10 +52,10 @@ async def test_what_a_process_left_open_is_interrupted_at_the_next_start(caplog:
 
 @pytest.mark.parametrize("how", ["respond", "tail", "resume", "read", "stop"])
 async def test_whoever_meets_an_orphan_first_sees_it_interrupted(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def nothing(self: Answers) -> None:
+    async def nothing(self: Tails, prefix: str) -> None:
         pass
 
-    monkeypatch.setattr(Answers, "_recover", nothing)
+    monkeypatch.setattr(Tails, "recover", nothing)
     async with home("embedded") as place, place.answers() as answers:
         engine = place.engine
         begin = b'[{"type":"begin","key":"k","run":"r"},{"type":"text-delta","id":"1","delta":"kept"}]'
@@ -112,7 +113,7 @@ async def test_an_answer_that_has_no_room_even_for_its_end_is_closed() -> None:
 async def test_a_store_that_fails_in_the_middle(
     tmp_path: Path, unbroken_disk: FaultyDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unbroken.web.answers._HEARTBEAT_S", 0.01)
+    monkeypatch.setattr("unbroken.web.tails._HEARTBEAT_S", 0.01)
     async with Engine(SqliteStore(tmp_path / "streams", vfs=unbroken_disk.name)) as engine:
         answers = Answers(engine, linger_s=0.0, grace_s=0.0, watch_signals=False)
         async with answers.lifespan():

@@ -13,6 +13,7 @@ from tests.server.sse import parse_events
 from tests.web.helpers import Model, collect, events, home, request
 from unbroken.web import Answers, Reply
 from unbroken.web import reply as reply_module
+from unbroken.web.reply import Unfinished
 
 ITEMS = ["Hello\n", " two\r\nlines ", {"type": "data-x", "data": [1]}, "end"]
 TEXT = "Hello\n two\r\nlines end"
@@ -153,7 +154,7 @@ async def test_white_space_inside_a_message_forges_no_event() -> None:
 
 
 async def test_silence_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unbroken.web.answers._HEARTBEAT_S", 0.01)
+    monkeypatch.setattr("unbroken.web.tails._HEARTBEAT_S", 0.01)
     async with home("embedded") as place, place.answers() as answers:
         model = Model("a")
         reply = await answers.respond("k", model)
@@ -204,6 +205,37 @@ async def test_a_server_that_says_by_an_error_that_the_reader_has_gone() -> None
             raise OSError
 
     await Reply(200, {}, body())({"method": "GET"}, asyncio.Event().wait, send)  # type: ignore[arg-type]
+
+
+async def test_a_body_that_cannot_be_finished_is_not_ended() -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield b"x"
+        raise Unfinished
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await Reply(200, {}, body())({"method": "GET"}, asyncio.Event().wait, send)  # type: ignore[arg-type]
+    assert [message.get("more_body") for message in sent] == [None, True]
+
+
+async def test_a_head_is_not_streamed() -> None:
+    sent: list[Any] = []
+
+    async def body() -> AsyncIterator[bytes]:
+        raise AssertionError
+        yield b""
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    for content in (b"xyz", body()):
+        sent.clear()
+        await Reply(200, {}, content)({"method": "HEAD"}, asyncio.Event().wait, send)  # type: ignore[arg-type]
+        assert [message.get("body") for message in sent] == [None, b""]
+        assert sent[0]["headers"] == []
 
 
 async def test_a_reply_that_is_cancelled_closes_its_body() -> None:

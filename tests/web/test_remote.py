@@ -18,6 +18,7 @@ from unbroken.client import AsyncClient, Retry
 from unbroken.testing import live_server
 from unbroken.testing.proxy import PASS, Answer, Cut, Fault, FaultyProxy, ProxiedRequest
 from unbroken.web import Answers
+from unbroken.web.reply import Unfinished
 
 QUICK = {"beat_s": 0.02, "lease_s": 0.1}
 """A short lease, for tests that wait until it is over."""
@@ -215,6 +216,27 @@ async def test_what_is_wrong_between_here_and_the_server_is_not_for_browsers(cap
         assert "403" in caplog.text
 
 
+async def test_readers_of_a_process_that_ends_see_what_becomes_of_the_answer() -> None:
+    """What runs there is interrupted. What runs elsewhere goes on, so its readers must not think that this was all."""
+    async with home("remote") as place, place.answers() as staying:
+        here, there = Model("here"), Model("there")
+        await staying.start("there", there)
+        async with place.answers() as ending:
+            one = asyncio.create_task(collect(await ending.respond("here", here)))
+            other = asyncio.create_task(collect(await ending.tail("there")))
+            third = asyncio.create_task(collect(await staying.tail("here")))
+            await place.written("here", "text-delta")
+            await place.written("there", "text-delta")
+            await until(lambda: len(place.engine.waiters) == 3)
+        assert events(await one)[-1].data["outcome"] == "interrupted"
+        assert events(await third)[-1].data["outcome"] == "interrupted"
+        with pytest.raises(Unfinished):
+            await other
+        there.say(" and on")
+        there.done()
+        assert text_of(await collect(await staying.tail("there"))) == "there and on"
+
+
 async def test_on_the_reference_server() -> None:
     need_reference()
     server = ReferenceServer(wait_s=1.0)
@@ -253,6 +275,7 @@ PROGRAM = """
 import asyncio, sys
 from unbroken.client import AsyncClient
 from unbroken.web import Answers
+from unbroken.web.reply import Unfinished
 
 async def endless():
     while True:

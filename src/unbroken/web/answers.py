@@ -14,13 +14,10 @@ import asyncio
 import contextlib
 import logging
 import re
-import uuid
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Generic, TypeVar
-
-import msgspec
 
 from unbroken.errors import (
     Draining,
@@ -36,14 +33,14 @@ from unbroken.errors import (
 from unbroken.protocol.paths import parse_path
 from unbroken.server.asgi import Receive, Scope, Send
 from unbroken.server.signals import on_stop_signal
-from unbroken.web.backend import Backend, Batch
 from unbroken.web.connecting import Streams, connect
-from unbroken.web.formats import Format, Rendering, rendering
-from unbroken.web.parts import INTERRUPTED, Answer, Begin, End, decode, encode, summarize
+from unbroken.web.formats import Format, rendering
+from unbroken.web.parts import Answer, End, decode, encode, summarize
 from unbroken.web.reply import Reader, Reply, RequestLike, failure
-from unbroken.web.run import NO_ROOM, Limits, Run
+from unbroken.web.run import Limits
+from unbroken.web.runs import Runs
 from unbroken.web.sources import Source
-from unbroken.web.vigil import Vigil
+from unbroken.web.tails import Tails
 
 __all__ = ["Answers", "BaseAnswers"]
 
@@ -51,25 +48,10 @@ R = TypeVar("R")
 
 _log = logging.getLogger("unbroken.web")
 _KEY = re.compile(r"[A-Za-z0-9._~@:+=,;!$*()'/-]{1,512}")
-_HEARTBEAT_S = 15.0
-_CLEANUP_S = 10.0
 
 
 def _failed(error: Exception) -> str:
     return "The answer failed."
-
-
-class _Active:
-    """A run under way in this process.
-
-    Args:
-        run: what writes the answer.
-        started: whether it is the one that does, once that is known.
-    """
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.started: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
 
 class BaseAnswers(ABC, Generic[R]):
@@ -95,24 +77,19 @@ class BaseAnswers(ABC, Generic[R]):
         if lease_s < 2 * beat_s:
             raise ValueError("lease_s must be at least twice beat_s")
         rendering(format, "")
-        self._backend: Backend = connect(streams)
+        self._backend = connect(streams)
         self._format: Format = format
         self._prefix = parse_path(prefix)
-        self._keep_s = keep_s
-        self._grace_s = grace_s
-        self._lease_s = lease_s
-        self._wait_s = _HEARTBEAT_S if self._backend.embedded else min(_HEARTBEAT_S, beat_s)
-        self._max_running = max_running
         self._watch_signals = watch_signals
-        self._limits = Limits(
+        limits = Limits(
             linger_s=linger_s,
             beat_s=None if self._backend.embedded else beat_s,
             max_bytes=max_bytes,
             max_runtime_s=max_runtime_s,
             error_text=error_text,
         )
-        self._active: dict[str, _Active] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._runs = Runs(self._backend, limits, keep_s=keep_s, max_running=max_running, grace_s=grace_s)
+        self._tails = Tails(self._backend, self._runs, beat_s=beat_s, lease_s=lease_s)
         self._running = False
         self._drained: asyncio.Task[None] | None = None
 
@@ -173,18 +150,7 @@ class BaseAnswers(ABC, Generic[R]):
         self._check_running()
         path = self._path(key)
         thread_path = None if thread is None else self._thread_path(thread)
-        if (active := self._active.get(path)) is not None:
-            await asyncio.shield(active.started)
-            return False
-        if self._drained is not None:
-            raise Draining
-        if len(self._active) >= self._max_running:
-            raise Overloaded(f"{self._max_running} answers run already")
-        active = _Active(Run(key, source, self._limits))
-        self._active[path] = active
-        self._spawn(self._run(path, thread_path, active), f"unbroken-run {key}")
-        # In a task of its own already, so that it is not half begun if the request is cancelled.
-        return await asyncio.shield(active.started)
+        return await self._runs.start(key, source, path, thread_path)
 
     async def tail(
         self,
@@ -233,8 +199,8 @@ class BaseAnswers(ABC, Generic[R]):
         path = self._path(found)
         state = await self._backend.state(path)
         runs = state is not None and state.open
-        if runs and self._is_orphan(path):
-            await self._interrupt(path)
+        if runs and self._tails.is_orphan(path):
+            await self._tails.interrupt(path)
             runs = False
         if runs or (state is not None and reader.offset is not None):
             return await self._tail(found, reader, format_)
@@ -257,15 +223,13 @@ class BaseAnswers(ABC, Generic[R]):
         if found is None:
             return False
         path = self._path(found)
-        if (active := self._active.get(path)) is not None and await asyncio.shield(active.started):
-            stopped = active.run.stop("cancelled")
-            await active.run.finished.wait()
+        if (stopped := await self._runs.stop(path)) is not None:
             return stopped
         state = await self._backend.state(path)
         if state is None or not state.open:
             return False
-        if self._is_orphan(path):
-            await self._interrupt(path)
+        if self._tails.is_orphan(path):
+            await self._tails.interrupt(path)
             return False
         return await self._backend.close(path, encode(End("cancelled")))
 
@@ -279,7 +243,7 @@ class BaseAnswers(ABC, Generic[R]):
         self._check_running()
         path = self._path(key)
         try:
-            messages, batch = [], await self._first_page(path, None)
+            messages, batch = [], await self._tails.page(path, None)
             while True:
                 messages += [data for _, data in batch.messages]
                 if batch.closed or not batch.messages:
@@ -299,7 +263,7 @@ class BaseAnswers(ABC, Generic[R]):
         path, latest, position = self._thread_path(thread), None, None
         with contextlib.suppress(StreamNotFound, StreamGone):
             while (batch := await self._backend.page(path, position)).messages:
-                latest = msgspec.json.decode(batch.messages[-1][1], type=dict[str, str])["key"]
+                latest = next(filter(None, map(_key_of, reversed(batch.messages))), latest)
                 position = batch.position
         return latest
 
@@ -316,7 +280,7 @@ class BaseAnswers(ABC, Generic[R]):
         await self.stop(key)
         return await self._backend.delete(self._path(key))
 
-    async def _answered(self, coming: Any) -> R:
+    async def _answered(self, coming: Awaitable[Reply]) -> R:
         try:
             return self._response(await coming)
         except (InvalidPath, InvalidOffset, StreamNotFound, Gone, Draining, Overloaded) as error:
@@ -342,119 +306,14 @@ class BaseAnswers(ABC, Generic[R]):
             raise InvalidPath("a thread has 1 to 512 letters, digits and ._~@:+=,;!$*()'/-")
         return parse_path(f"{self._prefix}.threads/{thread}")
 
-    # --- running -------------------------------------------------------------------------------------------------
-
-    async def _run(self, path: str, thread_path: str | None, active: _Active) -> None:
-        run, backend = active.run, self._backend
-        token = uuid.uuid4().hex
-        try:
-            try:
-                started = await backend.create(path, encode(Begin(run.key, token)), ttl_s=self._keep_s)
-            except BaseException as error:
-                _fail(active.started, error)
-                raise
-            if started:
-                await self._enter(thread_path, active)
-                await run.write(backend.writer(path))
-            else:
-                active.started.set_result(False)
-        except UnbrokenError as error:
-            _log.warning("the answer %s cannot be started: %s", run.key, error)
-        finally:
-            del self._active[path]
-
-    async def _enter(self, thread_path: str | None, active: _Active) -> None:
-        """Make the answer its thread's latest. If that fails, it is not begun."""
-        try:
-            if thread_path is not None:
-                await self._backend.append(thread_path, encode({"key": active.run.key}), ttl_s=self._keep_s)
-        except UnbrokenError as error:
-            _log.warning("the answer %s cannot be started: %s", active.run.key, error)
-            _fail(active.started, error)
-            active.run.stop("error", "The answer could not be started.")
-        else:
-            active.started.set_result(True)
-
-    def _spawn(self, coroutine: Any, name: str) -> None:
-        task = asyncio.create_task(coroutine, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("%s failed", task.get_name(), exc_info=error)
-
-    # --- reading -------------------------------------------------------------------------------------------------
-
     async def _tail(self, key: str, reader: Reader, format_: Format | None) -> Reply:
         self._check_running()
         path = self._path(key)
         how = rendering(format_ or self._format, reader.accept)
-        batch = await self._first_page(path, reader.offset)
+        batch = await self._tails.page(path, reader.offset)
         if batch.closed and not batch.messages:
             return Reply(204)  # which is what stops an EventSource from connecting again
-        return Reply(200, how.headers, self._body(path, how, batch))
-
-    async def _first_page(self, path: str, offset: str | None) -> Batch:
-        batch = await self._backend.page(path, offset)
-        if not batch.closed and self._is_orphan(path):
-            await self._interrupt(path)
-            batch = await self._backend.page(path, offset)
-        return batch
-
-    async def _body(self, path: str, how: Rendering, batch: Batch) -> AsyncGenerator[bytes, None]:
-        if data := _render(how, batch):
-            yield data
-        if batch.closed:
-            return
-        try:
-            async with contextlib.aclosing(self._live(path, how, batch.position)) as parts:
-                async for part in parts:
-                    yield part
-        except UnbrokenError as error:
-            # The status is long sent. What was deleted, or can neither be written nor closed now, will not go on.
-            _log.warning("a live read of %s ended: %s", path, error)
-            yield how.message(encode(INTERRUPTED), None)
-
-    async def _live(self, path: str, how: Rendering, position: str) -> AsyncGenerator[bytes, None]:
-        vigil = Vigil(self._backend, path, position, self._lease_s)
-        async with self._backend.reading(path, position) as reading:
-            while True:
-                batch = await reading.next(self._wait_s)
-                if batch is not None:
-                    vigil.heard(batch)
-                    if data := _render(how, batch):
-                        yield data
-                    if batch.closed:
-                        return
-                elif reading.ended:
-                    # The streams of this process shut down; what is said until its run ends comes at once then.
-                    if (active := self._active.get(path)) is None or active.run.finished.is_set():
-                        return
-                    await active.run.finished.wait()
-                else:
-                    if how.heartbeat:
-                        yield how.heartbeat
-                    if path not in self._active and (self._backend.embedded or await vigil.is_over()):
-                        await self._interrupt(path)
-
-    def _is_orphan(self, path: str) -> bool:
-        """Whether an open stream has no writer for certain."""
-        return self._backend.embedded and path not in self._active
-
-    async def _interrupt(self, path: str) -> None:
-        """Close a stream that its writer has left open."""
-        with contextlib.suppress(StreamNotFound, StreamGone):
-            try:
-                closed = await self._backend.close(path, encode(INTERRUPTED))
-            except UnbrokenError as error:
-                if error.status not in NO_ROOM:
-                    raise
-                await self._backend.seal(path)
-                closed = True
-            if closed:
-                _log.warning("%s was left open by its writer, and is closed as interrupted", path)
+        return Reply(200, how.headers, self._tails.body(path, how, batch))
 
     # --- beginning and end ---------------------------------------------------------------------------------------
 
@@ -469,9 +328,9 @@ class BaseAnswers(ABC, Generic[R]):
             StoreError: the streams cannot be opened.
         """
         async with self._backend.lifespan():
-            self._running, self._drained = True, None
+            self._running, self._drained, self._runs.draining = True, None, False
             restore = on_stop_signal(self._begin_drain) if self._watch_signals else lambda: None
-            recovery = asyncio.create_task(self._recover(), name="unbroken-recovery")
+            recovery = asyncio.create_task(self._tails.recover(f"{self._prefix}/"), name="unbroken-recovery")
             try:
                 yield
             finally:
@@ -514,40 +373,21 @@ class BaseAnswers(ABC, Generic[R]):
         if not self._running:
             raise RuntimeError("the answers were not started: give their lifespan to the application")
 
-    async def _recover(self) -> None:
-        """Close what an earlier process left open."""
-        try:
-            async for path in self._backend.open_streams(f"{self._prefix}/"):
-                if path not in self._active:
-                    await self._interrupt(path)
-        except UnbrokenError as error:
-            _log.error("answers that were interrupted cannot be closed now: %s", error)
-
     def _begin_drain(self) -> None:
         if self._drained is None:
+            self._runs.draining = True
             self._drained = asyncio.create_task(self._drain(), name="unbroken-drain")
 
     async def _drain(self) -> None:
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=self._grace_s)
-        for active in self._active.values():
-            active.run.stop("interrupted", INTERRUPTED.error)
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=_CLEANUP_S)
-            for task in late:
-                _log.error("%s does not end", task.get_name())
+        await self._runs.drain()
+        await self._tails.end()
 
 
-def _fail(future: asyncio.Future[bool], error: BaseException) -> None:
-    future.set_exception(error if isinstance(error, UnbrokenError) else RuntimeError("the answer could not be started"))
-    future.exception()  # known, also if nobody waits for it any more
-
-
-def _render(how: Rendering, batch: Batch) -> bytes:
-    parts = [how.message(data, position) for position, data in batch.messages]
-    if batch.closed and not (batch.messages and isinstance(decode(batch.messages[-1][1]), End)):
-        parts.append(how.message(encode(INTERRUPTED), None))  # there was no room for it, or it was closed by hand
-    return b"".join(parts)
+def _key_of(message: tuple[str, bytes]) -> str | None:
+    """Which answer an entry of a thread names; None if it is not one of ours."""
+    entry = decode(message[1])
+    key = entry.get("key") if isinstance(entry, Mapping) and entry.get("type") == "answer" else None
+    return key if isinstance(key, str) else None
 
 
 class Answers(BaseAnswers[Reply]):

@@ -56,6 +56,9 @@ class Reading(Protocol):
     def ended(self) -> bool:
         """Whether waiting is over for good, although the stream may go on."""
 
+    def stop(self) -> None:
+        """End waiting for good; `next` still returns what is there."""
+
 
 class Writer(Protocol):
     """The one writer of a stream. What it appends arrives once, also if it has to be sent again."""

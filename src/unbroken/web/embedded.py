@@ -112,6 +112,9 @@ class _EmbeddedReading:
     def ended(self) -> bool:
         return self._follower.ended
 
+    def stop(self) -> None:
+        self._follower.stop()
+
     async def next(self, timeout_s: float) -> Batch | None:
         page = await self._follower.next(timeout_s)
         return None if page is None else _batch(page)

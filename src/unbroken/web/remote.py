@@ -17,6 +17,7 @@ import msgspec
 
 from unbroken.client import Appended, AsyncClient, AsyncFollow, AsyncStream
 from unbroken.client.batches import Batch as ClientBatch
+from unbroken.engine.follow import resolve
 from unbroken.errors import (
     ConnectionLost,
     InvalidOffset,
@@ -160,16 +161,22 @@ class _RemoteWriter:
 
 
 class _RemoteReading:
-    ended = False
-
     def __init__(self, follow: AsyncFollow[msgspec.Raw]) -> None:
         self._batches = follow.batches()
         self._next: asyncio.Task[ClientBatch[msgspec.Raw]] | None = None
+        self._stopped = asyncio.get_running_loop().create_future()
+
+    @property
+    def ended(self) -> bool:
+        return self._stopped.done()
+
+    def stop(self) -> None:
+        resolve(self._stopped)
 
     async def next(self, timeout_s: float) -> Batch | None:
         if self._next is None:
             self._next = asyncio.create_task(anext(self._batches))
-        await asyncio.wait([self._next], timeout=timeout_s)
+        await asyncio.wait((self._next, self._stopped), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if not self._next.done():
             return None  # it goes on, and with it the connection
         done, self._next = self._next, None

@@ -14,10 +14,14 @@ from unbroken.server.asgi import Receive, Scope, Send
 from unbroken.server.http import join_fields
 from unbroken.server.problems import problem
 
-__all__ = ["HasScope", "Reader", "Reply", "RequestLike", "failure"]
+__all__ = ["HasScope", "Reader", "Reply", "RequestLike", "Unfinished", "failure"]
 
 _log = logging.getLogger("unbroken.web")
 _STALLED_S = 60.0
+
+
+class Unfinished(Exception):
+    """A body has to end before it is complete. Its reader is to see a broken connection, and not the end."""
 
 
 class HasScope(Protocol):
@@ -92,7 +96,9 @@ class Reply:
                 sending.cancel()
             await asyncio.wait((sending, watching))
         if not sending.cancelled():
-            with contextlib.suppress(OSError):  # how some servers say that the client has gone
+            # An OSError is how some servers say that the client has gone. A response that is left unfinished makes the
+            # server break the connection.
+            with contextlib.suppress(OSError, Unfinished):
                 sending.result()
 
 
