@@ -288,3 +288,58 @@ def test_a_worker_follows_too(page: Page, lab: Lab) -> None:
         code,
     )
     assert found == ["in", "a", "worker"]
+
+
+EVENTS = """\ufeff: a comment
+retry: 1
+unknown
+
+event:data
+data: [1,
+data:2]
+id: x
+
+event: data
+data:[3]
+
+event: other
+data: {}
+
+event: control
+data: {"streamNextOffset": "b", "streamCursor": "7"}
+
+event: data
+data: [4]
+
+event: control
+data:{"streamNextOffset":"c","streamClosed":true}
+
+event: data
+data:[5]
+"""
+ANSWERED = """([events, pieceBytes]) => new Promise((resolve) => {
+    const bytes = new TextEncoder().encode(events)
+    const pieces = Array.from({ length: Math.ceil(bytes.length / pieceBytes) }, (_, index) =>
+        bytes.subarray(index * pieceBytes, (index + 1) * pieceBytes))
+    const headers = { "Content-Type": "application/json", "Stream-Next-Offset": "a", "Stream-Up-To-Date": "true" }
+    const answers = [new Response("[0]", { headers }), new Response(
+        new ReadableStream({ pull: (sink) => (pieces.length ? sink.enqueue(pieces.shift()) : sink.close()) }),
+        { headers: { "Content-Type": "text/event-stream; charset=utf-8" } },
+    )]
+    const asked = []
+    const found = []
+    follow("/a", {
+        fetch: async (url) => (asked.push(url.search), answers.shift()),
+        onMessage: (message, position) => found.push([message, position]),
+    }).done.then(() => resolve({ asked, found }))
+})"""
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_events_as_other_servers_write_them(page: Page, lab: Lab, line_end: str) -> None:
+    """Cut anywhere. What comes before a control event is one batch, and what comes after the end is nothing."""
+    lab.open(page)
+    for piece_bytes in (1, 2, 3, 7, 1000):
+        answered = page.evaluate(ANSWERED, [EVENTS.replace("\n", line_end), piece_bytes])
+        assert answered["found"] == [[0, "a"], [1, "a,1"], [2, "a,2"], [3, "b"], [4, "c"]]
+        assert answered["asked"] == ["?offset=-1", "?offset=a&live=sse"]

@@ -171,15 +171,50 @@ class TestSmallBodies:
         lab.create("/a")
         lab.open(page)
         outcomes = page.evaluate("""async () => {
-            window.heard = []
-            const writer = producer('/a', { batchBytes: 1, onError: (error) => heard.push(error.status) })
-            const results = await Promise.allSettled([writer.send(1), writer.send('x'.repeat(5000)), writer.send(2)])
+            const writer = producer('/a', { batchBytes: 1 })
+            const results = await Promise.allSettled([1, ['x'.repeat(5000)], 2].map((data) => writer.send(data)))
             await writer.flush()
             return results.map(({ status, reason }) => reason?.status ?? status)
         }""")
         assert outcomes == ["fulfilled", 413, "fulfilled"]
-        assert page.evaluate("heard") == [413]
         assert lab.read("/a") == [1, 2]
+
+    def test_closing_with_too_much_can_be_tried_again(self, page: Page, chromium: Chromium, lab: Lab) -> None:
+        chromium.expect_errors(FAILED)
+        lab.create("/a")
+        lab.open(page)
+        page.evaluate("window.writer = producer('/a'); 0")
+        assert run(page, "await writer.close(['x'.repeat(5000)])")["status"] == 413
+        page.evaluate("writer.send(1)")
+        page.evaluate("writer.close()")
+        assert lab.read("/a") == [1]
+
+
+def test_who_listens_for_errors_may_leave_promises_alone(page: Page, chromium: Chromium, lab: Lab) -> None:
+    """Also one who fails at it; but otherwise nothing is swallowed."""
+    chromium.expect_errors(FAILED, "of the listener", "no stream at this path")
+    lab.open(page)
+    page.evaluate("""() => {
+        window.heard = []
+        const onError = (error, data) => {
+            heard.push([error.code ?? error.message, data])
+            throw new Error('of the listener')
+        }
+        window.writer = producer('/a', { onError })
+        for (const data of [1, [2]]) writer.send(data)
+        writer.flush().catch(() => 0)
+    }""")
+    page.wait_for_function("heard.length === 2")
+    lab.create("/a")
+    page.evaluate("writer.close(3)")
+    page.evaluate("() => { writer.send(4) }")
+    expected = [["stream-not-found", 1], ["stream-not-found", [2]], ["the producer is closed", 4]]
+    assert page.evaluate("heard") == expected
+    assert lab.read("/a") == [3]
+    assert sum("of the listener" in error for error in chromium.errors) == 3
+    page.evaluate("() => { producer('/b').send(1) }")
+    while not any("no stream at this path" in error for error in chromium.errors):
+        page.wait_for_timeout(5)
 
 
 @pytest.mark.usefixtures("expects_refusals")
@@ -195,6 +230,14 @@ def test_a_refusal_after_an_answer_was_lost_costs_no_later_message(
     page.evaluate("writer.send(2)")
     page.evaluate("writer.send(3)")
     assert lab.read("/a") == [1, 2, 3]
+    # An id of the page's own has epochs of its own, and it is for the page to begin the next one.
+    unbroken_proxy.plan = Script(Answer(403), Answer(502, after=True), Answer(403), only=is_post)
+    page.evaluate("window.writer = producer('/a', { id: 'me' }); 0")
+    assert run(page, "await writer.send([4])")["status"] == 403
+    assert run(page, "await writer.send([5])")["status"] == 403
+    assert run(page, "await writer.send([6])")["status"] == 403
+    page.evaluate("producer('/a', { id: 'me', epoch: 1 }).send([7])")
+    assert lab.read("/a") == [1, 2, 3, [5], [7]]
 
 
 @pytest.mark.usefixtures("expects_refusals")
@@ -216,11 +259,14 @@ def test_a_producer_goes_on_where_the_stream_was_made_anew(page: Page, lab: Lab)
     lab.open(page)
     page.evaluate("window.writer = producer('/a'); writer.send(1)")
     lab.delete("/a")
-    assert run(page, "await writer.send(2)")["code"] == "stream-not-found"
     lab.create("/a")
-    assert run(page, "await writer.send(3)")["code"] == "producer-sequence-gap"
-    page.evaluate("writer.send(4)")
-    assert lab.read("/a") == [4]
+    assert run(page, "await writer.send(2)")["code"] == "producer-sequence-gap"
+    page.evaluate("writer.send(3)")
+    lab.delete("/a")
+    assert run(page, "await writer.send(4)")["code"] == "stream-not-found"
+    lab.create("/a")
+    page.evaluate("writer.send(5)")
+    assert lab.read("/a") == [5]
 
 
 @pytest.mark.usefixtures("expects_refusals")

@@ -60,15 +60,15 @@
  * application/octet-stream for bytes. `close`: the stream with this append. `seq`: its Stream-Seq.
  * @typedef {RequestOptions & { contentType?: string, close?: boolean, seq?: string }} AppendOptions
  *
- * `id`: a random one by default. `epoch`: to be raised whenever an id is used again. `onError`: told of each failure;
- * the promises of `send` may then be ignored. `batchBytes`: of one request, about (256 KiB). `waitingBytes`: of all
- * that is not yet written, about, beyond which `send` fails (16 MiB). `timeoutMs`: until a request without an answer is
- * repeated (60000).
+ * `id`: of the producer, a random one by default. `epoch`: to be raised whenever an id is used again. `onError(error,
+ * data)`: called for each message that was not written; what `send` returns may then be ignored. `batchBytes`: of one
+ * request, about (256 KiB). `waitingBytes`: of all that is not yet written, about, beyond which `send` fails (16 MiB).
+ * `timeoutMs`: until a request without an answer is repeated (60000).
  * @typedef {RequestOptions & {
  *   id?: string,
  *   epoch?: number,
  *   contentType?: string,
- *   onError?: (error: any) => unknown,
+ *   onError?: (error: any, data: any) => unknown,
  *   batchBytes?: number,
  *   waitingBytes?: number,
  *   timeoutMs?: number,
@@ -185,7 +185,7 @@ class Reading {
    * @param {FollowOptions} options
    */
   constructor(url, options) {
-    this.#url = new URL(url, globalThis.document?.baseURI)
+    this.#url = resolveUrl(url)
     this.#options = { live: /** @type {const} */ ("auto"), sseTimeoutMs: 5_000, silenceTimeoutMs: 45_000, ...options }
     const { storageKey, offset, onError } = options
     this.#saved = (storageKey && this.#storage.getItem(storageKey)) || ""
@@ -487,7 +487,11 @@ class Reading {
 /**
  * @typedef {{ contentType: string, content: string | Blob, size: number }} Piece
  * @typedef {{
- *   piece: Piece | undefined, close: boolean, resolve: (value?: any) => void, reject: (error: unknown) => void
+ *   piece: Piece | undefined,
+ *   close: boolean,
+ *   resolve: () => void,
+ *   reject: (error: unknown) => void,
+ *   forget: () => void,
  * }} Entry
  */
 
@@ -512,13 +516,14 @@ class Producer {
    * @param {ProducerOptions} options
    */
   constructor(url, options) {
-    this.#url = new URL(url, globalThis.document?.baseURI)
+    this.#url = resolveUrl(url)
     this.#options = { batchBytes: 256 * 1024, waitingBytes: 16 * 1024 * 1024, timeoutMs: 60_000, ...options }
     this.#id = options.id ?? randomId()
     this.#epoch = options.epoch ?? 0
     this.#contentType = options.contentType ?? ""
-    options.signal?.addEventListener("abort", () => this.stop(options.signal?.reason))
-    if (options.signal?.aborted) this.stop(options.signal.reason)
+    const { signal } = options
+    signal?.addEventListener("abort", () => this.stop(signal.reason), { signal: this.#stopped.signal })
+    if (signal?.aborted) this.stop(signal.reason)
   }
 
   /**
@@ -528,7 +533,7 @@ class Producer {
    * @returns {Promise<void>} resolves when it is written, for good; rejects with why it was refused
    */
   send(data) {
-    return this.#enqueue(encode(data, this.#contentType), false)
+    return this.#enqueue(data, false)
   }
 
   /** Resolves when all that was sent is written; rejects if some of it was refused. */
@@ -542,7 +547,7 @@ class Producer {
    * @param {any} [data]
    */
   close(data) {
-    return this.#enqueue(data === undefined ? undefined : encode(data, this.#contentType), true)
+    return this.#enqueue(data, true)
   }
 
   /**
@@ -556,20 +561,30 @@ class Producer {
   }
 
   /**
-   * @param {Piece | undefined} piece
+   * @param {any} data
    * @param {boolean} close
    */
-  #enqueue(piece, close) {
-    if (this.#failure || this.#closing) return Promise.reject(this.#failure ?? new Error("the producer is closed"))
-    if (this.#waitingBytes > this.#options.waitingBytes) return Promise.reject(new Error("too much is waiting"))
+  #enqueue(data, close) {
+    const piece = close && data === undefined ? undefined : encode(data, this.#contentType)
+    const { onError, waitingBytes } = this.#options
+    const isFull = this.#waitingBytes > waitingBytes
+    const reason = this.#closing ? "the producer is closed" : isFull ? "too much is waiting" : ""
+    const failure = this.#failure ?? (reason && new Error(reason))
+    const entry = /** @type {Entry} */ ({ piece, close })
+    /** @type {Promise<void>} */
+    const promise = new Promise((resolve, reject) => Object.assign(entry, { resolve, reject }))
+    if (onError) promise.catch((error) => onError(error, data))
+    if (failure) {
+      entry.reject(failure)
+      return promise
+    }
     this.#contentType ||= piece?.contentType ?? ""
     this.#waitingBytes += piece?.size ?? 0
     this.#closing = close
-    const promise = new Promise((resolve, reject) => this.#waiting.push({ piece, close, resolve, reject }))
+    this.#waiting.push(entry)
     this.#pending.add(promise)
-    const forget = () => this.#pending.delete(promise)
-    promise.then(forget, forget)
-    if (this.#options.onError) promise.catch(() => {})
+    // Not as a reaction to the promise: with one, a rejection that nobody hears would count as heard.
+    entry.forget = () => this.#pending.delete(promise)
     this.#running ??= this.#run()
     return promise
   }
@@ -582,9 +597,10 @@ class Producer {
         await this.#write(batch)
         for (const entry of batch) entry.resolve()
       } catch (error) {
-        this.#options.onError?.(error)
+        if (batch[batch.length - 1].close) this.#closing = false
         for (const entry of batch) entry.reject(error)
       }
+      for (const entry of batch) entry.forget()
     }
     this.#running = undefined
   }
@@ -625,15 +641,17 @@ class Producer {
   }
 
   /**
-   * The next batch goes under the number of a refused one, unless that may have been written after all, or the server
-   * does not know the numbers before it: then under the first of a new epoch. A fenced producer stays fenced.
+   * Go on after a refusal. The number may be used up nevertheless, by a request whose answer was lost; under it the
+   * next batch would pass for a repetition and be dropped. So a new epoch begins, unless the page chooses those.
    *
    * @param {StreamError} error
    * @param {boolean} isUnknown
    */
   #refused(error, isUnknown) {
-    if (error.headers.has("Producer-Epoch")) this.#failure = error
-    else if (isUnknown || error.headers.has("Producer-Expected-Seq")) [this.#epoch, this.#seq] = [this.#epoch + 1, 0]
+    const isOwn = this.#options.id === undefined
+    const isFenced = error.headers.has("Producer-Epoch")
+    if (isFenced || (!isOwn && (isUnknown || error.headers.has("Producer-Expected-Seq")))) this.#failure = error
+    else if (isOwn) [this.#epoch, this.#seq] = [this.#epoch + 1, 0]
   }
 }
 
@@ -817,6 +835,9 @@ const isJson = (contentType) => mediaType(contentType) === "application/json"
 
 /** @param {string} [contentType] */
 const isText = (contentType) => mediaType(contentType).startsWith("text/")
+
+/** @param {string | URL} url */
+const resolveUrl = (url) => new URL(url, globalThis.document?.baseURI ?? globalThis.location?.href)
 
 /**
  * @param {Response} response
