@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from unbroken import errors
@@ -263,6 +264,6 @@ def test_a_batch_with_a_message_of_another_type(skip: int) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"[1", b"1", b'{"a":1}', b"[" * 100_000, "[2"])
 def test_what_is_no_array(body: bytes | str) -> None:
-    for kind in (None, int):
+    for kind in (None, int, msgspec.Raw):
         with pytest.raises(errors.ProtocolViolation):
             json_batch(body, Position("a"), "b", decoder_of(kind))

@@ -90,6 +90,23 @@ async def test_messages_are_decoded_to_a_type(kind: Any) -> None:
         assert [value.x for value in read] == [1, 3]
 
 
+class Nested(msgspec.Struct):
+    inner: Model
+
+
+async def test_models_within_types() -> None:
+    async with a_stream() as stream:
+        await stream.append_json(None, {"x": 1})
+        assert await stream.read_json(type=Model | None) == [None, Model(x=1)]
+        await stream.append_json(Nested(Model(x=2)), {"inner": {"x": "no number"}})
+        async with stream.follow("-1,2", type=Nested, live=False) as messages:
+            assert (await anext(aiter(messages))).value == Nested(Model(x=2))
+            with pytest.raises(errors.InvalidMessage):
+                await anext(aiter(messages))
+        with pytest.raises(errors.InvalidMessage, match="cannot be decoded"):
+            await stream.read_json(type=complex)
+
+
 async def test_a_message_of_another_type_is_told_and_can_be_passed_over() -> None:
     async with a_stream() as stream:
         await stream.append_json(1, 2, "three", 4)
@@ -110,6 +127,13 @@ async def test_json_that_only_the_standard_library_reads() -> None:
         assert await stream.read_json() == ["\ud83d", float("inf"), {"a": 2}]
         async with stream.follow(live=False) as messages:
             assert [message.data async for message in messages] == [rb'"\ud83d"', b"1e400", b'{"a": 1, "a": 2}']
+        raw = await stream.read_json(type=msgspec.Raw)
+        assert [bytes(message) for message in raw] == [rb'"\ud83d"', b"1e400", b'{"a": 1, "a": 2}']
+        await stream.append_json(*raw)
+        assert len(await stream.read_json()) == 6
+        for data in (b"[1]", bytearray(b"1")):
+            with pytest.raises(TypeError, match="Raw"):
+                await stream.append_json(data)
 
 
 async def test_an_iterator_is_sent_as_it_comes() -> None:

@@ -12,6 +12,9 @@ from typing import Any
 
 import msgspec
 
+from unbroken.errors import InvalidBody
+from unbroken.protocol.content import split_json
+
 __all__ = ["Decoder", "as_found", "decoder_of", "encode_json", "encode_message", "joined_messages"]
 
 Decoder = Callable[[bytes | str], list[Any]]
@@ -21,12 +24,14 @@ _encoder = msgspec.json.Encoder()
 
 
 def encode_json(value: object) -> bytes:
-    """A value as JSON: what msgspec encodes, and pydantic models, at any depth.
+    """A value as JSON: what msgspec encodes, and pydantic models, at any depth. JSON text goes in a ``msgspec.Raw``.
 
     Raises:
         TypeError: it cannot be.
         ValueError: it is not JSON, such as text with lone surrogates.
     """
+    if isinstance(value, bytes | bytearray | memoryview):
+        raise TypeError("bytes are no JSON value: decode them, or put JSON text into msgspec.Raw")
     dump = getattr(value, "model_dump_json", None)
     if dump is not None and not isinstance(value, type):
         return bytes(dump(), "utf-8")
@@ -97,7 +102,9 @@ def decoder_of(kind: Any) -> Decoder:
         from pydantic import TypeAdapter  # noqa: PLC0415 (whoever has a model has pydantic)
 
         return TypeAdapter(list[kind]).validate_json
-    decode = msgspec.json.Decoder(list[Any] if kind is None else list[kind]).decode
+    if kind is msgspec.Raw:
+        return _raw_messages
+    decode = msgspec.json.Decoder(list[Any] if kind is None else list[kind], dec_hook=_load_model).decode
 
     def decode_array(text: bytes | str) -> list[Any]:
         try:
@@ -106,6 +113,26 @@ def decoder_of(kind: Any) -> Decoder:
             values = json.loads(text)
         if not isinstance(values, list):
             raise ValueError("the page is not a JSON array")
-        return values if kind is None else msgspec.convert(values, list[kind])
+        return values if kind is None else msgspec.convert(values, list[kind], dec_hook=_load_model)
 
     return decode_array
+
+
+def _load_model(kind: type, value: Any) -> Any:
+    """A pydantic model within a type of msgspec's."""
+    load = getattr(kind, "model_validate", None)
+    if load is None:
+        raise TypeError(f"{kind.__qualname__} cannot be decoded from JSON")
+    return load(value)
+
+
+def _raw_messages(text: bytes | str) -> list[msgspec.Raw]:
+    """Messages as they were sent."""
+    data = text if isinstance(text, bytes) else text.encode()
+    try:
+        messages = split_json(data)
+    except InvalidBody as error:
+        raise ValueError(str(error)) from None
+    if not data.lstrip().startswith(b"["):
+        raise ValueError("the page is not a JSON array")
+    return [msgspec.Raw(message) for message in messages]

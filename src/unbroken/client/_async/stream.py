@@ -146,6 +146,7 @@ class AsyncStream:
 
         Args:
             values: each becomes one message: what msgspec encodes, dataclasses and structs too, and pydantic models.
+                JSON text goes in a ``msgspec.Raw``.
             close: see `append`.
             seq: see `append`.
 
