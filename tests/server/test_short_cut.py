@@ -1,4 +1,4 @@
-"""Appends that come in one packet are answered past ASGI; nothing about the answer may tell."""
+"""Appends that come in one packet and reads of pages are answered past ASGI; nothing about the answer may tell."""
 
 from __future__ import annotations
 
@@ -69,29 +69,68 @@ _APPENDS: dict[str, tuple[str, dict[str, str], bytes]] = {
     "bad header": ("/a", {**TEXT, "stream-seq": ""}, b"hello"),
     "page of this machine": ("/a", {**TEXT, "origin": "http://localhost:3000"}, b"hello"),
     "page of another": ("/a", {**TEXT, "origin": "https://evil.test"}, b"hello"),
-    "too large": ("/a", TEXT, b"x" * 2000),
+    "too large": ("/a", TEXT, b"x" * 33_000),
     "connection to be closed": ("/a", {**TEXT, "connection": "close"}, b"hello"),
     "behind a proxy": ("/a", {**TEXT, "x-forwarded-proto": "https"}, b"hello"),
 }
 
 
-async def _answer(target: str, fields: dict[str, str], body: bytes) -> tuple[RawResponse, bytes]:
-    """The answer to an append, but for its date, and what the stream holds then."""
-    async with live_server(settings=Settings(max_body=1024)) as server, connect(*server.address) as other:
-        for path, with_fields in (("/a", TEXT), ("/json", JSON), ("/closed", {**TEXT, "stream-closed": "true"})):
-            assert (await other.request("PUT", path, with_fields)).status == 201
+_READS: dict[str, tuple[str, dict[str, str], bytes]] = {
+    "page": ("/full", {}, b""),
+    "page of a large stream": ("/large?offset=-1", {}, b""),
+    "page of JSON": ("/full-json?offset=-1", {}, b""),
+    "empty stream": ("/a", {}, b""),
+    "closed stream": ("/closed?offset=now", {}, b""),
+    "the client has it": ("/full", {"if-none-match": "*"}, b""),
+    "no stream": ("/nothing", {}, b""),
+    "bad offset": ("/full?offset=x", {}, b""),
+    "reserved path": ("/-/health", {}, b""),
+    "escaped query": ("/full?%6fffset=-1", {}, b""),
+    "live read": ("/full?offset=-1&live=long-poll", {}, b""),
+    "live read in disguise": ("/full?offset=-1&l%69ve=long-poll", {}, b""),
+    "with a body": ("/full", TEXT, b"hello"),
+    "page of another site": ("/full", {"origin": "https://evil.test"}, b""),
+    "connection to be closed": ("/full", {"connection": "close"}, b""),
+    "behind a proxy": ("/full", {"x-forwarded-proto": "https"}, b""),
+}
+_STREAMS: tuple[tuple[str, dict[str, str], bytes], ...] = (
+    ("/a", TEXT, b""),
+    ("/json", JSON, b""),
+    ("/closed", {**TEXT, "stream-closed": "true"}, b""),
+    ("/full", TEXT, b"hello"),
+    ("/full-json", JSON, b'[{"n":1},2]'),
+    ("/large", TEXT, b"." * 30_000),
+)
+_OWN_FIELDS = ("date", "x-request-id", "etag", "stream-cursor")
+"""Of the answer or the store alone, or of chance."""
+
+
+async def _answer(method: str, target: str, fields: dict[str, str], body: bytes) -> tuple[RawResponse, bytes]:
+    """The answer, but for what no two answers have in common, and what the stream holds then."""
+    async with live_server(settings=Settings(max_body=32_000)) as server, connect(*server.address) as other:
+        for stream in _STREAMS:
+            assert (await other.request("PUT", *stream)).status == 201
         async with connect(*server.address) as connection:
-            response = await connection.request("POST", target, fields, body)
+            response = await connection.request(method, target, fields, body)
         stored = await other.request("GET", "/json" if target == "/json" else "/a")
-        shown = tuple(sorted(field for field in response.fields if field[0] not in ("date", "x-request-id")))
+        shown = tuple(sorted(field for field in response.fields if field[0] not in _OWN_FIELDS))
         return replace(response, fields=shown), stored.body
 
 
-@pytest.mark.parametrize("name", _APPENDS)
-async def test_answer_is_that_of_the_long_way(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    short = await _answer(*_APPENDS[name])
+@pytest.mark.parametrize(
+    ("method", "request_"),
+    [
+        pytest.param(method, request, id=f"{method} {name}")
+        for method, requests in (("POST", _APPENDS), ("GET", _READS))
+        for name, request in requests.items()
+    ],
+)
+async def test_answer_is_that_of_the_long_way(
+    monkeypatch: pytest.MonkeyPatch, method: str, request_: tuple[str, dict[str, str], bytes]
+) -> None:
+    short = await _answer(method, *request_)
     monkeypatch.setattr(Connection, "_takes_short_cut", lambda *_: False)
-    assert short == await _answer(*_APPENDS[name])
+    assert short == await _answer(method, *request_)
 
 
 async def test_append_in_one_packet_takes_it(serve: Serve, past_asgi: list[str]) -> None:
@@ -101,6 +140,17 @@ async def test_append_in_one_packet_takes_it(serve: Serve, past_asgi: list[str])
             assert (await connection.request("POST", "/a", TEXT, b"x")).status == 204
         assert past_asgi == ["PUT"]
         assert (await site.get("/a")).body == b"xxx"
+
+
+async def test_pages_take_it(serve: Serve, past_asgi: list[str]) -> None:
+    """Several on one connection, larger than what a socket takes at once; a live read between them does not."""
+    async with serve() as site, site.connect() as connection:
+        await site.create("/a", TEXT, b"." * 3_000_000)
+        del past_asgi[:]
+        assert (await connection.request("GET", "/a")).body == b"." * 2**20
+        assert (await connection.request("GET", "/a?offset=-1&live=long-poll")).body == b"." * 2**20
+        assert (await connection.request("GET", f"/a?offset={offset(1, 2**21)}")).body == b"." * (3_000_000 - 2**21)
+        assert past_asgi == ["GET"]
 
 
 async def test_body_that_comes_later(serve: Serve, past_asgi: list[str]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 from unittest.mock import patch
 
-from unbroken.store.sqlite import store
+from unbroken.store.sqlite import reading, store
 
 __all__ = ["finish", "run_inline"]
 
@@ -43,7 +43,7 @@ class _InlineLoop(asyncio.SelectorEventLoop):
 class _InlineWorker:
     """In place of a `Worker`."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, threads: int = 1) -> None:
         pass
 
     def run(self, act: Callable[[], object]) -> asyncio.Future[object]:
@@ -60,7 +60,8 @@ def run_inline(coroutine: Coroutine[Any, Any, T], *, turns: int = 0) -> T:
         coroutine: what to run.
         turns: so many turns of the loop come before anything that an executor is to do: what is ready then runs.
     """
-    with patch.object(store, "Worker", _InlineWorker), asyncio.Runner(loop_factory=_InlineLoop) as runner:
+    workers = patch.object(store, "Worker", _InlineWorker), patch.object(reading, "Worker", _InlineWorker)
+    with workers[0], workers[1], asyncio.Runner(loop_factory=_InlineLoop) as runner:
         loop = runner.get_loop()
         assert isinstance(loop, _InlineLoop)
         loop.turns = turns

@@ -10,7 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import apsw
 import pytest
@@ -27,6 +27,8 @@ from unbroken.store.sqlite.schema import DATABASE_NAME
 from unbroken.store.sqlite.worker import Worker
 from unbroken.testing.faults import FaultyDisk, Operation
 from unbroken.testing.store_bench import append, create, execute, fork, read_stream, settle
+
+T = TypeVar("T")
 
 
 def assert_sound(directory: Path) -> None:
@@ -225,11 +227,12 @@ class Held(Worker):
         super().__init__("held")
         self.committed, self.go_on = threading.Event(), threading.Event()
 
-    def run(self, act: Callable[[], object]) -> asyncio.Future[None]:
-        def commit() -> None:
-            act()
+    def run(self, act: Callable[[], T]) -> asyncio.Future[T]:
+        def commit() -> T:
+            result = act()
             self.committed.set()
             self.go_on.wait(20)
+            return result
 
         return super().run(commit)
 
@@ -392,13 +395,26 @@ async def test_lives_at_one_path_are_folded_as_quickly_as_others(tmp_path: Path)
             assert len(store._overlay.streams) < 40
 
 
-async def test_readers_that_wait_for_a_thread_hold_no_memory(tmp_path: Path) -> None:
+async def test_readers_that_wait_for_a_thread_hold_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page to fill is made when a thread is free to fill it."""
+    under_way = list[asyncio.Future[Any]]()
+    at_once = 0
     async with opened(tmp_path) as store:
         await execute(store, create("/a", b"0123456789" * 100))
         await settle(store)
+        run = store._reader._worker.run
+
+        def noting(act: Callable[[], Any]) -> asyncio.Future[Any]:
+            nonlocal at_once
+            under_way.append(run(act))
+            at_once = max(at_once, sum(not done.done() for done in under_way))
+            return under_way[-1]
+
+        monkeypatch.setattr(store._reader._worker, "run", noting)
         parts = await asyncio.gather(*(store.read(1, start, start + 10) for start in range(200)))
         assert parts == [(b"0123456789" * 100)[start : start + 10] for start in range(200)]
-        assert len(store._reader._buffers) <= 4
+        assert len(under_way) == 200
+        assert at_once <= 4
 
 
 async def test_a_large_body_at_the_path_of_a_deleted_stream(tmp_path: Path) -> None:

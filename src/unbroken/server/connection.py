@@ -4,8 +4,9 @@ Whoever connects has to send a head in time, and the next one before long; an an
 What a client sends ahead, before it has its answers, is not read further than the first request that has to wait.
 
 A POST whose body comes in one packet with its head, as small appends do, is answered past ASGI: taking a body and a
-short answer through its messages cost more than deciding and storing them. Whatever is out of the ordinary (a body
-that is still to come, a proxy, an upgrade, a request before it that is not answered yet) goes uvicorn's way.
+short answer through its messages cost more than deciding and storing them. So is a GET of a page. Whatever is out of
+the ordinary (a live read, a body that is still to come, a proxy, an upgrade, a request before it that is not answered
+yet) goes uvicorn's way.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ HEAD_BYTES_MAX = 64 * 1024
 _PARSED_BYTES = 4 * 1024
 """So much is parsed before it is looked whether a request has to wait: it may be some seventy requests."""
 _PARSED_BODY_BYTES = 16 * 1024
+_COPIED_BYTES_MAX = 16 * 1024
+"""A body up to this is put into one block with its head; a larger one is not copied."""
 _UNUSUAL = {b"expect", b"transfer-encoding", b"upgrade", b"x-forwarded-proto"}
 
 
@@ -158,7 +161,7 @@ class Connection(HttpToolsProtocol):
         if last is None or last.response_complete or (last.more_body and not last.response_started):
             response = problem(error)
             response.headers[:] = [*(field for field in response.headers if field[0] != b"connection"), *ALWAYS]
-            self.transport.write(_encode(response, self.server_state.default_headers, keep_alive=False))
+            self.transport.write(b"".join(_encode(response, self.server_state.default_headers, keep_alive=False)))
             self.transport.close()
             return
         self._later = b""
@@ -189,7 +192,7 @@ class Connection(HttpToolsProtocol):
         fields = join_fields(self.headers)
         if parser.should_upgrade() and (b"content-length" in fields or b"transfer-encoding" in fields):
             raise ValueError("a request that offers an upgrade must not have a body")
-        if parser.get_method() == b"POST" and self._takes_short_cut(parser, fields):
+        if self._takes_short_cut(parser, fields):
             self._held, self._held_body = fields, b""
         else:
             self._go_the_long_way()
@@ -197,8 +200,10 @@ class Connection(HttpToolsProtocol):
     def _takes_short_cut(self, parser: httptools.HttpRequestParser, fields: Fields) -> bool:
         if self.cycle and not self.cycle.response_complete:
             return False
+        method = parser.get_method()
         return (
-            self._app is not None
+            (method == b"POST" or (method == b"GET" and _is_answered_at_once(self.url)))
+            and self._app is not None
             and _UNUSUAL.isdisjoint(fields)
             and self.url.startswith(b"/")
             and self.url.isascii()
@@ -235,12 +240,13 @@ class Connection(HttpToolsProtocol):
             super().on_message_complete()
             return
         assert self._app is not None
-        request = _Post(self.url, self.scheme or "http", self._held, self._held_body, self.client)
+        method = self.parser.get_method().decode("ascii")
+        request = _Whole(method, self.url, self.scheme or "http", self._held, self._held_body, self.client)
         self._held, self._held_body = None, b""
         exchange = self._exchange
         exchange.response_complete = False
         self.cycle = self._running = exchange  # type: ignore[assignment]
-        if not self._app.handle_append(request, exchange.send):
+        if method == "GET" or not self._app.handle_append(request, exchange.send):
             task = self.loop.create_task(exchange.run(self._app, request))
             task.add_done_callback(self.tasks.discard)
             self.tasks.add(task)
@@ -334,12 +340,19 @@ class _Flow(FlowControl):
 _NO_ROOTS = ("",)
 
 
-class _Post(Request):
-    """A request whose body has arrived."""
+def _is_answered_at_once(url: bytes) -> bool:
+    """Whether a GET of this URL gets one page, whole. A live read does not, however it is spelled."""
+    return b"live" not in url and b"%" not in url and not url.startswith(b"/-")
 
-    def __init__(self, url: bytes, scheme: str, fields: Fields, body: bytes, client: tuple[str, int] | None) -> None:
+
+class _Whole(Request):
+    """A request that has arrived with its body, and whose answer is sent in one piece."""
+
+    def __init__(
+        self, method: str, url: bytes, scheme: str, fields: Fields, body: bytes, client: tuple[str, int] | None
+    ) -> None:
         target, _, query = url.partition(b"?")
-        super().__init__("POST", target, _NO_ROOTS, query, scheme, fields, body)
+        super().__init__(method, target, _NO_ROOTS, query, scheme, fields, body)
         self._client = client
 
     @property
@@ -350,7 +363,7 @@ class _Post(Request):
         return None
 
     def on_disconnect(self, callback: Callable[[], None]) -> None:
-        raise AssertionError("a POST is answered, whether or not anybody waits for it")
+        raise AssertionError("it is answered, whether or not anybody waits for it")
 
 
 class _Exchange:
@@ -392,21 +405,26 @@ class _Exchange:
         if self.disconnected:
             return
         self.response_complete = True
-        self._transport.write(_encode(response, self._default_headers, keep_alive=self.keep_alive))
+        head, body = _encode(response, self._default_headers, keep_alive=self.keep_alive)
+        if len(body) < _COPIED_BYTES_MAX:
+            self._transport.write(head + body)
+        else:
+            self._transport.writelines((head, body))
         if not self.keep_alive:
             self._transport.close()
         self._on_response()
 
 
-def _encode(response: Response, default_headers: Headers, *, keep_alive: bool) -> bytes:
+def _encode(response: Response, default_headers: Headers, *, keep_alive: bool) -> tuple[bytes, bytes]:
+    """The head of a response, and its body."""
     body = response.body
     assert isinstance(body, bytes)
     lines = [STATUS_LINE[response.status]]
     for name, value in (*default_headers, *response.headers):
         lines += (name, b": ", value, b"\r\n")
-    if response.status != 204:
+    if response.status not in (204, 304):
         lines.append(b"content-length: %d\r\n" % len(body))
     if not keep_alive:
         lines.append(b"connection: close\r\n")
-    lines += (b"\r\n", body)
-    return b"".join(lines)
+    lines.append(b"\r\n")
+    return b"".join(lines), body

@@ -108,9 +108,10 @@ def read_chunks(db: apsw.Connection, number: int, start: int, buffer: memoryview
     """
     position, end = start, start + len(buffer)
     blob: apsw.Blob | None = None
-    db.execute("BEGIN")
+    # While it is open, what is read is of one moment.
+    chunks = db.execute(_COVERING, (number, start, end))
     try:
-        for chunk_id, chunk_start, size_bytes in rows(db, _COVERING, number, start, end):
+        for chunk_id, chunk_start, size_bytes in chunks:
             skipped = position - chunk_start
             if not 0 <= skipped < size_bytes:
                 break
@@ -123,11 +124,10 @@ def read_chunks(db: apsw.Connection, number: int, start: int, buffer: memoryview
             blob.read_into(buffer, position - start, length)
             position += length
     finally:
-        # An I/O error may have ended the transaction, and is what the caller must hear of.
+        # An I/O error is what the caller must hear of, not that closing failed as well.
         if blob is not None:
             blob.close(force=True)
-        if db.in_transaction:
-            db.execute("COMMIT")
+        chunks.close(force=True)
     return position - start
 
 

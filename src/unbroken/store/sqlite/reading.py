@@ -6,9 +6,9 @@ No cursor is ever left open: it would pin the write-ahead log.
 from __future__ import annotations
 
 import asyncio
+import io
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import apsw
@@ -20,6 +20,7 @@ from unbroken.store.base import Due, DueKind, Hold
 from unbroken.store.sqlite.chunks import find_time, read_chunks
 from unbroken.store.sqlite.records import STREAM_COLUMNS, read_journal, state_from_row
 from unbroken.store.sqlite.schema import DATABASE_NAME, rows
+from unbroken.store.sqlite.worker import Worker
 
 __all__ = ["Reader"]
 
@@ -27,7 +28,6 @@ T = TypeVar("T")
 
 _THREADS = 4
 _STATES_PER_QUERY = 256
-_BUFFER_BYTES = 1024 * 1024 + 4096  # a page, and the byte before it
 
 _BY_PATH = f"SELECT {STREAM_COLUMNS} FROM streams WHERE path = ?"  # noqa: S608
 _BY_NUMBER = f"SELECT {STREAM_COLUMNS}, applied FROM streams WHERE number = ?"  # noqa: S608
@@ -51,16 +51,15 @@ class Reader:
     def __init__(self, connect: Callable[[], apsw.Connection]) -> None:
         self._connect = connect
         self._db = connect()
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="unbroken-read")
+        self._worker = Worker("unbroken-read", _THREADS)
         self._local = threading.local()
-        self._buffers: list[bytearray] = []
-        # Thousands may want to read at once; no more have a buffer than there are threads.
+        # Thousands may want to read at once; no more have a page to fill than there are threads.
         self._turn = asyncio.Semaphore(_THREADS)
         self._opened: list[apsw.Connection] = []
 
     def close(self) -> None:
         """Let go of all connections."""
-        self._pool.shutdown()
+        self._worker.close()
         for db in (self._db, *self._opened):
             db.close()
 
@@ -124,31 +123,34 @@ class Reader:
 
     async def read(self, number: int, start: int, end: int) -> bytes:
         """Folded bytes ``[start, end)`` of a stream; fewer if it was deleted meanwhile."""
-        # Kept, and copied from: large blocks that are allocated and freed go back to the system each time, and to fault
-        # their pages in again takes longer than to read them.
         async with self._turn:
-            buffer = self._buffers.pop() if self._buffers else bytearray(_BUFFER_BYTES)
-            if len(buffer) < end - start:
-                buffer = bytearray(end - start)
-            view = memoryview(buffer)[: end - start]
-            size_bytes = await self._in_thread(lambda db: read_chunks(db, number, start, view))
-            if len(buffer) == _BUFFER_BYTES:
-                self._buffers.append(buffer)
-            return bytes(view[:size_bytes])
+            # Allocated here, where it will be freed. By a worker thread it would go back to the system each time, and
+            # to fault its pages in again takes longer than to read them.
+            page = io.BytesIO(bytes(end - start))
+            return await self._in_thread(lambda db: _fill(page, db, number, start))
 
     async def find_time(self, number: int, end: int, time_ms: int) -> int | None:
         """The position after the last folded byte below ``end`` that was committed before a time, if there is one."""
         return await self._in_thread(lambda db: find_time(db, number, end, time_ms))
 
     async def _in_thread(self, act: Callable[[apsw.Connection], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._with_connection, act)
+        return await self._worker.run(lambda: act(self._connection()))
 
-    def _with_connection(self, act: Callable[[apsw.Connection], T]) -> T:
+    def _connection(self) -> apsw.Connection:
+        """The connection of a worker thread."""
         db: apsw.Connection | None = getattr(self._local, "db", None)
         if db is None:
             db = self._local.db = self._connect()
             self._opened.append(db)
-        return act(db)
+        return db
 
     def _one(self, query: str, *values: object) -> Any:
         return self._db.execute(query, values).fetchone()
+
+
+def _fill(page: io.BytesIO, db: apsw.Connection, number: int, start: int) -> bytes:
+    """Read into the very block that is returned."""
+    with page.getbuffer() as view:
+        size_bytes = read_chunks(db, number, start, view)
+    page.truncate(size_bytes)
+    return page.getvalue()
