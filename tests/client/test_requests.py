@@ -211,7 +211,7 @@ async def test_an_iterator_that_was_not_begun_can_wait_for_a_connection() -> Non
 
 
 async def test_giving_up_after_a_time() -> None:
-    async with a_stream(*[answer(503)] * 50, retry=Retry(base_s=0.01, give_up_after_s=0.05)) as (stream, server):
+    async with a_stream(*[answer(503)] * 50, retry=Retry(base_s=0.01, give_up_after_s=0.5)) as (stream, server):
         with pytest.raises(errors.Unavailable):
             await stream.head()
         assert len(server.asked) > 1
@@ -222,10 +222,10 @@ async def test_giving_up_after_a_time() -> None:
 
 
 async def test_a_server_that_does_not_answer() -> None:
-    async with a_stream([HOLD], timeout_s=0.05, retry=Retry(give_up_after_s=0)) as (stream, _):
+    async with a_stream([HOLD], timeout_s=0.4, retry=Retry(give_up_after_s=0)) as (stream, _):
         with pytest.raises(errors.NoAnswer):
             await stream.head()
-    async with a_stream([tail("1")[:-1], HOLD], timeout_s=0.05, retry=Retry(give_up_after_s=0)) as (stream, _):
+    async with a_stream([tail("1")[:-1], HOLD], timeout_s=0.4, retry=Retry(give_up_after_s=0)) as (stream, _):
         with pytest.raises(errors.NoAnswer):
             await stream.read()
 

@@ -104,7 +104,7 @@ def test_leaving_early() -> None:
 def test_time_limits(live: Any) -> None:
     with a_stream() as stream:
         stream.append_json(1)
-        with stream.follow(live=live, item_timeout_s=0.05) as messages:
+        with stream.follow(live=live, item_timeout_s=0.5) as messages:
             assert next(iter(messages)).value == 1
             with pytest.raises(errors.TimedOut):
                 next(iter(messages))
@@ -120,7 +120,7 @@ def is_sse(request: ProxiedRequest) -> bool:
 
 @pytest.mark.parametrize("fault", [Stall(), Stall(at_bytes=30), Buffer(), Buffer(head=True), Cut(), Cut(at_bytes=30)])
 def test_an_event_stream_that_does_not_come_through(fault: Fault) -> None:
-    with behind(fault, only=is_sse) as stream, stream.follow(silence_s=0.3) as messages:
+    with behind(fault, only=is_sse) as stream, stream.follow(silence_s=0.5) as messages:
         assert [next(iter(messages)).value for _ in range(3)] == [1, 2, 3]
         with meanwhile(lambda: stream.append_json(4), stream.close):
             assert [message.value for message in messages] == [4]
