@@ -1,5 +1,6 @@
 """A chat whose answers survive: a refreshed page, a second device, a lost connection, and the end of this very process.
 
+    pip install '.[server]' fastapi openai
     python examples/chat/model.py     # in another terminal: a model to talk to, on port 8001
     python examples/chat/app.py       # then open http://127.0.0.1:8000
 

@@ -386,3 +386,29 @@ async def test_arguments_are_checked() -> None:
             await answers.stop()
         with pytest.raises(TypeError, match="either"):
             await answers.resume("k", thread="t")
+
+
+@KINDS
+async def test_a_source_that_never_ends_does_not_hold_up_the_end(
+    kind: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("unbroken.web.run._UNWILLING_S", 0.01)
+    monkeypatch.setattr("unbroken.web.runs._CLEANUP_S", 0.05)
+    release = asyncio.Event()
+
+    async def unwilling() -> AsyncIterator[str]:
+        try:
+            yield "a"
+            await asyncio.Event().wait()
+        finally:
+            await release.wait()
+
+    async with home(kind) as place:
+        async with place.answers() as answers:
+            reading = asyncio.create_task(collect(await answers.respond("k", unwilling)))
+            await place.written("k", "text-delta")
+        assert events(await reading)[-1].data["outcome"] == "interrupted"
+        assert "the source of the answer k does not end" in caplog.text
+        assert "unbroken-run k does not end" in caplog.text
+        release.set()
+        await until(lambda: open_tasks() == [])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.web.helpers import Home, Model, collect, events, home, text_of, until
+from unbroken.client import Client
 from unbroken.engine import Engine
 from unbroken.engine.usage import Quota
 from unbroken.store.memory import MemoryStore
@@ -162,3 +165,38 @@ async def test_a_stream_that_is_closed_by_hand() -> None:
         ]
         model.say("b")
         await model.ended.wait()
+
+
+BARE = """
+import asyncio, sys
+
+class Nothing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("httpx2", "uvicorn", "starlette", "fastapi", "django", "openai", "jwt"):
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Nothing())
+from unbroken.asgi import create_app
+from unbroken.web import Answers
+
+async def main():
+    async def generate():
+        yield "hello"
+
+    answers = Answers(create_app(store="memory"))
+    async with answers.lifespan():
+        reply = await answers.respond("k", generate, format="text")
+        print(b"".join([part async for part in reply.body]).decode())
+
+asyncio.run(main())
+"""
+
+
+def test_nothing_but_the_package_itself_is_needed() -> None:
+    done = subprocess.run([sys.executable, "-c", BARE], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("hello\n", "")
+
+
+async def test_a_client_that_is_not_asynchronous_is_refused() -> None:
+    with Client() as client, pytest.raises(TypeError, match="AsyncClient"):
+        Answers(client)  # type: ignore[arg-type]

@@ -271,6 +271,50 @@ async def test_on_the_reference_server() -> None:
         await asyncio.to_thread(server.__exit__, None, None, None)
 
 
+async def test_an_answer_that_cannot_be_made_its_threads_latest_is_not_begun() -> None:
+    def plan(request: ProxiedRequest) -> Fault:
+        return Answer(403) if "threads" in request.target else PASS
+
+    async with live_server() as server, FaultyProxy(server.url, plan) as proxy:
+        answers = Answers(AsyncClient(proxy.url), watch_signals=False)
+        async with answers.lifespan():
+            model = Model()
+            assert (await answers.respond("k", model, thread="t")).status == 503
+            body = await collect(await answers.tail("k"))
+            assert events(body)[-1].data["error"] == "The answer could not be started."
+            assert model.begun == 0
+
+
+async def test_a_server_that_is_gone_gives_the_answer_up(caplog: pytest.LogCaptureFixture) -> None:
+    gone = False
+
+    def plan(request: ProxiedRequest) -> Fault:
+        return Answer(503) if gone else PASS
+
+    async with live_server() as server, FaultyProxy(server.url, plan) as proxy:
+        retry = Retry(base_s=0.001, cap_s=0.002, give_up_after_s=0.05)
+        answers = Answers(AsyncClient(proxy.url, retry=retry), linger_s=0.0, watch_signals=False)
+        async with answers.lifespan():
+            model = Model("a")
+            await answers.start("k", model)
+            while b"text-delta" not in (await server.engine.read("/answers/k")).body:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            gone = True
+            model.say("b")
+            await model.ended.wait()
+            assert (await answers.respond("k2", Model())).status == 503
+        assert "the answer k cannot be written and is given up" in caplog.text
+
+
+async def test_what_is_not_there() -> None:
+    async with two() as (one, _, __):
+        assert not await one.delete("k")
+        assert not await one.stop("k")
+        assert await one.read("k") is None
+        assert await one.latest("t") is None
+        assert (await one.tail("k")).status == 404
+
+
 PROGRAM = """
 import asyncio, sys
 from unbroken.client import AsyncClient

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from unbroken.client import AsyncClient
 from unbroken.engine.engine import Engine
 from unbroken.server.asgi import AsgiApp
 from unbroken.web.backend import Backend
 from unbroken.web.embedded import EmbeddedBackend
-from unbroken.web.remote import RemoteBackend
+
+if TYPE_CHECKING:
+    from unbroken.client import AsyncClient
 
 __all__ = ["Streams", "connect"]
 
-Streams: TypeAlias = AsgiApp | Engine | AsyncClient
+Streams: TypeAlias = "AsgiApp | Engine | AsyncClient"
 """An app or an engine in this process, or a client of a server."""
 
 
@@ -25,6 +26,10 @@ def connect(streams: Streams) -> Backend:
     """
     if isinstance(streams, AsgiApp | Engine):
         return EmbeddedBackend(streams)
-    if isinstance(streams, AsyncClient):
-        return RemoteBackend(streams)
-    raise TypeError(f"answers need an Unbroken app, an engine or a client, not {type(streams).__name__}")
+    if type(streams).__module__.startswith("unbroken.client."):
+        from unbroken.client import AsyncClient  # noqa: PLC0415 (whoever has a client has what it needs)
+        from unbroken.web.remote import RemoteBackend  # noqa: PLC0415
+
+        if isinstance(streams, AsyncClient):
+            return RemoteBackend(streams)
+    raise TypeError(f"answers need an Unbroken app, an engine or an AsyncClient, not {type(streams).__name__}")

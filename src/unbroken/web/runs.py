@@ -38,7 +38,9 @@ class _Active:
         self.started: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
     def fail(self, error: BaseException) -> None:
-        """Tell whoever waits for the start that there is none."""
+        """Tell whoever still waits for the start that there is none."""
+        if self.started.done():
+            return
         told = error if isinstance(error, UnbrokenError) else RuntimeError("the answer could not be started")
         self.started.set_exception(told)
         self.started.exception()  # known, also if nobody waits any more
@@ -140,13 +142,11 @@ class Runs:
                 return
             await self._enter(active)
             await run.write(self._backend.writer(active.path))
-        except UnbrokenError as error:
-            _log.warning("the answer %s cannot be started: %s", run.key, error)
-            active.fail(error)
         except BaseException as error:
-            if not active.started.done():
-                active.fail(error)
-            raise
+            active.fail(error)
+            if not isinstance(error, UnbrokenError):
+                raise
+            _log.warning("the answer %s cannot be started: %s", run.key, error)
         finally:
             del self._active[active.path]
 
