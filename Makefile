@@ -54,7 +54,7 @@ conformance:
 	else echo "*** The public conformance suite and the reference server are SKIPPED: they need Node.js 20.19 or newer, with npm. ***"; fi
 
 clean:
-	rm -rf .venv .ci/node .ci/go .ci/go.log conformance/node_modules peers/node_modules peers/python .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .ci/node .ci/go .ci/go.log conformance/node_modules peers/node_modules peers/python .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist examples/chat/data
 	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 .venv/bin/python:
