@@ -85,3 +85,16 @@ def test_the_synchronous_client(tmp_path: Path) -> None:
         assert client.stream("/a").read_json() == [{"n": 1}]
         with pytest.raises(errors.InsufficientScope):
             client.stream("/a").delete()
+
+
+async def test_a_token_goes_to_the_server_it_is_for() -> None:
+    async with AsyncClient("http://here.example:80/streams", token="secret") as client:
+        client.stream("/a")
+        client.stream("http://here.example/elsewhere/a")
+        for other in ("https://here.example/a", "http://there.example/a", "http://here.example:8080/a"):
+            with pytest.raises(ValueError, match="is not for"):
+                client.stream(other)
+    async with AsyncClient("http://here.example") as client:
+        client.stream("http://there.example/a")
+    async with AsyncClient(token="secret") as client:
+        client.stream("http://there.example/a")

@@ -17,7 +17,7 @@ import msgspec
 import typer
 
 from unbroken.cli.bar import Transfer
-from unbroken.cli.remote import DEFAULT_URL, Headers, Remote, Target, Token, Url, check_target, run
+from unbroken.cli.remote import DEFAULT_URL, Headers, Remote, Target, Token, Url, run
 from unbroken.cli.terminal import fail
 from unbroken.client import AsyncStream
 from unbroken.errors import InvalidBody, StreamNotFound
@@ -56,7 +56,7 @@ def append(
     Exit codes: 0 all appended, 1 refused or not there, 2 not understood, 3 the server cannot be reached,
     130 interrupted.
     """
-    remote, target = Remote.of(url, token, header), check_target(stream)
+    remote = Remote.of(url, token, header).at(stream)
     if file is not None and data is not None:
         fail("give either a FILE or --data", 2)
     if file is None and data is None and sys.stdin.isatty():
@@ -65,7 +65,7 @@ def append(
 
     async def work() -> None:
         async with remote.client() as client, what as source:
-            handle = client.stream(target)
+            handle = client.stream(stream)
             json = is_json(await _content_type(handle, create))
             messages = _json_lines(source) if json and lines else _whole(source) if json else _pieces(source, lines)
             async with handle.producer(f"cli-{secrets.token_hex(8)}") as producer:

@@ -49,12 +49,12 @@ def create(
     if json and text:
         fail("give either --json or --text", 2)
     kind = "application/json" if json else "text/plain" if text else content_type
-    remote, target, moment = Remote.of(url, token, header), check_target(stream), _moment(ttl, expires)
+    remote, moment = Remote.of(url, token, header).at(stream), _moment(ttl, expires)
     body = sys.stdin.buffer.read() if data == "-" else (data or "").encode()
 
     async def work() -> None:
         async with remote.client() as client:
-            handle = client.stream(target)
+            handle = client.stream(stream)
             try:
                 info = await handle.create(content_type=kind, ttl_s=ttl, expires_at=moment, data=body, closed=closed)
             except StreamExists:
@@ -91,13 +91,13 @@ def fork(
 
     Exit codes: 0 created, 1 refused, 2 not understood, 3 the server cannot be reached.
     """
-    remote, moment = Remote.of(url, token, header), _moment(ttl, expires)
-    origin, target = check_target(source), check_target(stream)
+    remote, moment = Remote.of(url, token, header).at(source), _moment(ttl, expires)
+    check_target(stream)
 
     async def work() -> None:
         async with remote.client() as client:
-            made = await client.stream(origin).fork(
-                target, offset=offset, sub_offset=skip, ttl_s=ttl, expires_at=moment
+            made = await client.stream(source).fork(
+                stream, offset=offset, sub_offset=skip, ttl_s=ttl, expires_at=moment
             )
             typer.echo((await made.head()).next_offset)
 
@@ -114,10 +114,10 @@ def close(
 
     Exit codes: 0 closed, 1 refused or not there, 2 not understood, 3 the server cannot be reached.
     """
-    remote, target = Remote.of(url, token, header), check_target(stream)
+    remote = Remote.of(url, token, header).at(stream)
 
     async def work() -> None:
         async with remote.client() as client:
-            await client.stream(target).close()
+            await client.stream(stream).close()
 
     run(work)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from unbroken.cli.remote import DEFAULT_URL, Headers, Remote, Target, Token, Url, check_target, run
+from unbroken.cli.remote import DEFAULT_URL, Headers, Remote, Target, Token, Url, run
 from unbroken.cli.terminal import fail, print_json
 from unbroken.client import ListedStream
 from unbroken.errors import StreamNotFound
@@ -26,11 +26,11 @@ def head(
 
     Exit codes: 0 shown, 1 refused or not there, 2 not understood, 3 the server cannot be reached.
     """
-    remote, target = Remote.of(url, token, header), check_target(stream)
+    remote = Remote.of(url, token, header).at(stream)
 
     async def work() -> None:
         async with remote.client() as client:
-            info = await client.stream(target).head()
+            info = await client.stream(stream).head()
         if json:
             print_json(
                 {

@@ -14,7 +14,7 @@ import typer
 
 from unbroken.cli.bar import Transfer
 from unbroken.cli.output import Output, Piece, Shape, until_nobody_reads
-from unbroken.cli.remote import DEFAULT_URL, Headers, Remote, Target, Token, Url, check_target, run
+from unbroken.cli.remote import DEFAULT_URL, Headers, Remote, Target, Token, Url, run
 from unbroken.cli.terminal import fail, parse_moment
 from unbroken.client import AsyncStream, Batch, FileOffsets, Position
 from unbroken.errors import ProtocolViolation
@@ -127,8 +127,8 @@ def _kept(offsets: FileOffsets, key: str) -> str | None:
         fail(f"--resume: {error}", 1)
 
 
-def _with_stream(remote: Remote, target: str, work: Callable[[AsyncStream], Awaitable[None]]) -> None:
-    check_target(target)
+def _with_stream(server: Remote, target: str, work: Callable[[AsyncStream], Awaitable[None]]) -> None:
+    remote = server.at(target)
 
     async def main() -> None:
         async with remote.client() as client:

@@ -68,6 +68,15 @@ class Remote(NamedTuple):
             named[name.strip()] = value.strip()
         return cls(url.rstrip("/"), token, named)
 
+    def at(self, target: str) -> Remote:
+        """The server that a stream is on: this one, unless its URL is of another; ends the command if it is neither a
+        path nor a URL. Whoever names another server by a URL wants the token to go there.
+        """
+        if check_target(target).startswith("/") or f"{target}/".startswith(f"{self.url}/"):
+            return self
+        parts = urlsplit(target)
+        return self._replace(url=f"{parts.scheme}://{parts.netloc}")
+
     def client(self) -> AsyncClient:
         """A client for it; to be used as a context manager."""
         return AsyncClient(self.url, token=self.token, headers=self.headers, retry=Retry(give_up_after_s=_PATIENCE_S))

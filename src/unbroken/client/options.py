@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
 from typing import TypeAlias
+from urllib.parse import urlsplit
 
 from unbroken.errors import FailedRequest
 
-__all__ = ["Ask", "Repeat", "Secret", "Values", "creation_headers", "join_url", "plain_url", "rfc3339"]
+__all__ = ["Ask", "Repeat", "Secret", "Values", "creation_headers", "join_url", "plain_url", "rfc3339", "same_origin"]
 
 Secret: TypeAlias = str | Callable[[], str] | Callable[[], Awaitable[str]]
 """A token, or what gives it: a function, which may be a coroutine function in the asynchronous client."""
@@ -70,6 +71,16 @@ def join_url(base: str, url: str) -> str:
     base, mark, query = base.partition("?")
     joined = f"{base.rstrip('/')}{'' if url.startswith('/') else '/'}{url}"
     return f"{joined}{'&' if '?' in url else '?'}{query}" if mark and query else joined
+
+
+def same_origin(url: str, other: str) -> bool:
+    """Whether two URLs are of the same server: scheme, host and port (RFC 6454)."""
+    parts, others = urlsplit(url), urlsplit(other)
+    ports = {"http": 80, "https": 443}
+    return (parts.scheme, parts.hostname, parts.port or ports.get(parts.scheme)) == (
+        *(others.scheme, others.hostname),
+        others.port or ports.get(others.scheme),
+    )
 
 
 def creation_headers(

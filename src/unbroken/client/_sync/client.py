@@ -11,7 +11,7 @@ import httpx2
 from unbroken.client._sync.requests import Requests, Token
 from unbroken.client._sync.stream import Stream
 from unbroken.client.listing import ListedStream, read_deletion, read_listing
-from unbroken.client.options import Ask, Repeat, Secret, Values, join_url
+from unbroken.client.options import Ask, Repeat, Secret, Values, join_url, plain_url, same_origin
 from unbroken.client.retry import Retry
 from unbroken.client.transport import tls
 
@@ -64,6 +64,7 @@ class Client:
         if timeout_s <= 0:
             raise ValueError("timeout_s must be above 0")
         self.url = url
+        self._has_token = token is not None
         self._own_http = http is None
         self._http = http or httpx2.Client(transport=transport, limits=_CONNECTIONS, verify=tls())
         self._requests = Requests(
@@ -75,8 +76,14 @@ class Client:
 
         Args:
             url: a path below the client's URL, with what is special in URLs percent-encoded, or a full URL.
+
+        Raises:
+            ValueError: a full URL of another server than the client's, which would be sent the client's token.
         """
-        return Stream(self._requests, self.url, join_url(self.url, url))
+        joined = join_url(self.url, url)
+        if self._has_token and self.url and not same_origin(joined, self.url):
+            raise ValueError(f"the token of a client for {plain_url(self.url)} is not for {plain_url(joined)}")
+        return Stream(self._requests, self.url, joined)
 
     def streams(self, prefix: str = "/") -> Generator[ListedStream]:
         """The streams below the client's URL, in the order of their paths. Only Unbroken's own servers list.
