@@ -166,6 +166,8 @@ def test_the_requests_of_operations(tmp_path: Path) -> None:
     scripts = [text for text in snippets("sh", OPERATIONS) if "curl" in text]
     with ServerProcess(tmp_path / "data") as server:
         said = [run_curl(script, server.url) for script in scripts]
+        (script,) = (text for text in snippets("sh", OPERATIONS) if "unbroken stats" in text)
+        assert "live reads" in run_commands(script.replace("http://127.0.0.1:9999", server.url), tmp_path)
     assert "unbroken_writable 1" in said[0]
     assert "x-request-id: order-4711" in said[1]
 

@@ -10,35 +10,62 @@ import pytest
 
 from tests.server.conftest import Serve
 from tests.server.process import server_process
-from tests.server.site import TEXT, check_always, problem_code, until
+from tests.server.site import TEXT, Site, check_always, problem_code, until
 from unbroken.testing import connect, encode_request
 
 MEBIBYTE = 1024 * 1024
 
 
+async def _is_served(site: Site) -> bool:
+    async with site.connect() as connection:
+        with suppress(ConnectionError):
+            return (await connection.request("GET", "/-/health")).status == 200
+    return False
+
+
 async def test_one_connection_too_many_is_told(serve_memory: Serve) -> None:
     async with serve_memory(max_connections=3) as site, AsyncExitStack() as stack:
-        kept = [await stack.enter_async_context(site.connect()) for _ in range(3)]
-        for connection in kept:
-            assert (await connection.request("GET", "/-/health")).status == 200
+        await site.create("/a", TEXT)
+        await until(lambda: site.app.app.metrics.connections == 0)
+        busy = [await stack.enter_async_context(site.connect()) for _ in range(3)]
+        for connection in busy:
+            await connection.send(encode_request("GET", "/a?offset=now&live=long-poll"))
+        await until(lambda: len(site.engine.waiters) == 3)
         async with site.connect() as refused:
             response = await refused.read_response()
             check_always(response, "GET")
             assert problem_code(response) == (503, "too-many-connections")
             assert response["connection"] == "close"
             assert await refused.read_eof() == b""
-        await kept[0].close()
-
-        async def finds_room() -> bool:
-            async with site.connect() as connection:
-                with suppress(ConnectionError):
-                    return (await connection.request("GET", "/-/health")).status == 200
-            return False
-
+        await busy[0].close()
         async with asyncio.timeout(10):
-            while not await finds_room():
+            while not await _is_served(site):
                 pass
-        assert (await kept[1].request("GET", "/-/health")).status == 200
+
+
+async def test_idle_connections_give_way(serve_memory: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To whoever comes to ask something; those that are busy do not."""
+    monkeypatch.setattr("unbroken.server.connection._IDLE_GIVES_WAY_S", -1.0)
+    async with serve_memory(max_connections=3) as site, AsyncExitStack() as stack:
+        await site.create("/a", TEXT)
+        await until(lambda: site.app.app.metrics.connections == 0)
+        busy, *idle = [await stack.enter_async_context(site.connect()) for _ in range(3)]
+        await busy.send(encode_request("GET", "/a?offset=now&live=long-poll"))
+        await until(lambda: len(site.engine.waiters) == 1)
+        for connection in idle:
+            assert (await connection.request("GET", "/-/health")).status == 200
+        for _ in range(5):
+            assert await _is_served(site)
+            await until(lambda: site.app.app.metrics.connections <= 2)
+        ends = [asyncio.create_task(connection.read_eof()) for connection in idle]
+        (end,), _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        assert end.result() == b""
+        async with site.connect() as writer:
+            await writer.request("POST", "/a", TEXT, b"!")
+        assert (await busy.read_response()).body == b"!"
+        for end in ends:
+            end.cancel()
+        await asyncio.gather(*ends, return_exceptions=True)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from itertools import islice
 
 import httptools
 from uvicorn._types import ASGI3Application
@@ -37,6 +38,9 @@ _PARSED_BYTES = 4 * 1024
 _PARSED_BODY_BYTES = 16 * 1024
 _COPIED_BYTES_MAX = 16 * 1024
 """A body up to this is put into one block with its head; a larger one is not copied."""
+_IDLE_GIVES_WAY_S = 2.0
+_LOOKED_AT = 64
+"""So many connections are looked at for one that is idle: whoever comes when there are too many must not cost much."""
 _UNUSUAL = {b"expect", b"transfer-encoding", b"upgrade", b"x-forwarded-proto"}
 
 
@@ -81,11 +85,23 @@ class Connection(HttpToolsProtocol):
             self._metrics.connected()
             if not (self.access_log or self.root_path or app.app.decides_by_scope):
                 self._app = app.app
-        if len(self.connections) > self._limits.connections:
+        if len(self.connections) > self._limits.connections and not self._takes_place_of_idle():
             self._refuse(TooManyConnections())
             return
         self._wait_for_client(self._limits.head_timeout_s)
         self._watch(min(self._limits.head_timeout_s, self._limits.idle_timeout_s))
+
+    def _takes_place_of_idle(self) -> bool:
+        """Whether another connection was closed for this one: a client that may never ask again gives way to one that
+        has come to.
+        """
+        before_s = self.loop.time() - _IDLE_GIVES_WAY_S
+        for other in islice(self.connections, _LOOKED_AT):
+            since_s = getattr(other, "_waits_since_s", None)
+            if other is not self and since_s is not None and since_s < before_s and not other.transport.is_closing():
+                other.transport.close()
+                return True
+        return False
 
     def data_received(self, data: bytes) -> None:
         """Bytes arrived. What is not a body's data is overhead: head, chunk framing, trailers."""
