@@ -142,7 +142,7 @@ async def test_requests_sent_ahead_are_not_hoarded(tmp_path: Path, report_fact: 
     async with (
         server_process(tmp_path, "--store", "memory") as server,
         connect(*server.address) as other,
-        connect(*server.address) as hasty,
+        connect(*server.address, timeout_s=60) as hasty,
     ):
         await other.request("PUT", "/a", TEXT)
         before = server.memory_bytes
