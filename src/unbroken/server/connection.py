@@ -330,9 +330,10 @@ class Connection(HttpToolsProtocol):
         if self._metrics is not None:
             self._metrics.disconnected()
         self._later = b""
-        if isinstance(running := self._running, RequestResponseCycle) and not running.response_complete:
-            running.disconnected = True
-            running.message_event.set()
+        if self._running is not None and not self._running.response_complete:
+            # Uvicorn tells only the request that came last.
+            self._running.disconnected = True
+            self._running.message_event.set()
         super().connection_lost(exc)
 
 
