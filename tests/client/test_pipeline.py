@@ -165,7 +165,8 @@ class Run:
         for _ in range(10_000):
             if self.pipeline.closed or self.pipeline.failure:
                 return
-            self.next()
+            for _ in range(self.chance.randrange(4)):
+                self.next()
             self.answer()
             self.now_s += 1
         raise AssertionError("it does not end")
@@ -424,6 +425,22 @@ def test_closing_takes_the_last_message_with_it() -> None:
     append_at(server, pipeline, sent(pipeline))
     assert (server.content, server.closed, pipeline.closed) == ([b"a"], True, True)
     assert pipeline.next(0.0) is None
+
+
+def test_the_closing_one_goes_alone() -> None:
+    """Of a closed stream, a server recognises nothing but the append that closed it."""
+    pipeline, server = a_pipeline(), Server()
+    for _ in range(9):
+        pipeline.put(b"12", 0.0)
+    append_at(server, pipeline, sent(pipeline))
+    pipeline.close()
+    before = sent(pipeline)
+    assert pipeline.next(0.0) is None
+    append_at(server, pipeline, before)
+    last = sent(pipeline)
+    assert (last.closes, len(last.messages)) == (True, 3)
+    append_at(server, pipeline, last)
+    assert (len(server.content), pipeline.closed) == (9, True)
 
 
 def test_closing_without_a_message() -> None:

@@ -6,6 +6,7 @@ takes each number once and in order. So an append whose answer was lost is simpl
 - Several may be in flight. When a later one overtakes an earlier one, the server refuses it as a gap; it is sent again
   once the earlier one is done. After any failure the oldest goes first and alone, the others follow.
 - An answer to one proves that all before it were taken.
+- The append that closes the stream goes alone: of a closed stream, a server recognises nothing but that one.
 - The first append of an epoch goes alone. If the server says that it has it already, somebody else may have written
   with this id and epoch: the stream is looked at, from where it ended before, and what is there decides.
 - A newer epoch fences this producer off. If it may claim one of its own, what has certainly not been taken is sent
@@ -231,6 +232,8 @@ class Pipeline:
             left_s = self._buffer_since_s + self._sizes.linger_s - now_s
             if left_s > 0:
                 return left_s
+        if self._closing and self._appends and self._fits():
+            return None
         messages: list[bytes] = []
         size = 0
         while self._buffer and len(messages) < self._sizes.batch_messages:
@@ -244,6 +247,11 @@ class Pipeline:
         self._next_seq += 1
         self._appends.append(append)
         return self._sent(append)
+
+    def _fits(self) -> bool:
+        """Whether all of the buffer goes into one append."""
+        count = len(self._buffer)
+        return count <= self._sizes.batch_messages and (count < 2 or self._buffer_bytes <= self._sizes.batch_bytes)
 
     # --- what comes back -------------------------------------------------------------------------------------------
 
