@@ -1,7 +1,7 @@
 """How much the store holds, and what would be too much.
 
 Two integers, counted with every record as it is decided, so that a limit is exact and costs no look-up. What was there
-at the start is measured in the background, since that takes a second for millions of streams; limits on the totals
+at the start is measured in the background, since that takes a second for some millions of streams; limits on the totals
 hold from then on.
 """
 

@@ -154,7 +154,7 @@ class Store(Protocol):
     def totals(self) -> Future[Totals]:
         """How much there is at the moment of the call. No transaction may be under way at that moment; later ones may.
 
-        May take a second where there are millions of streams; holds nobody up, and may be cancelled.
+        May take a second where there are some millions of streams; holds nobody up, and may be cancelled.
         """
         ...
 
