@@ -9,7 +9,14 @@ import pytest
 
 from unbroken.server.settings import Settings, SettingsError, load_settings
 
-NONE = ("max_stream_size", "max_streams", "max_total_size", "append_rate", "append_bandwidth", "principal_append_rate")
+NONE: tuple[str, ...] = (
+    "max_stream_size",
+    "max_streams",
+    "max_total_size",
+    "append_rate",
+    "append_bandwidth",
+    "principal_append_rate",
+)
 NONE = (*NONE, "principal_append_bandwidth", "principal_live_reads")
 GOOD: list[tuple[str, str, Any]] = [
     ("max_body", "1MiB", 2**20),
