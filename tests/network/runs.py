@@ -220,7 +220,7 @@ async def consume_at_least(scene: Scene) -> None:
         assert numbers[0] <= due, f"{due} was due, and a consumer began with {numbers[0]}"
         due = numbers[-1] + 1
     assert due == scene.run.count
-    assert any(numbers[0] > 0 for numbers in lives if numbers), "all consumers began at the beginning"
+    assert not scene.run.leaves or any(numbers[0] > 0 for numbers in lives if numbers), "nothing was kept"
 
 
 async def _consume(scene: Scene, feed: Feed, order: Order) -> list[list[int]]:
