@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from unbroken.errors import StreamFull, TooManyStreams, TotalSizeExceeded, UnbrokenError
@@ -82,26 +82,31 @@ class Usage:
         self._marked = (streams + totals.streams, total_bytes + totals.total_bytes, appended_bytes)
         self.measured = True
 
-    def refusal(self, records: Iterable[Record]) -> UnbrokenError | None:
+    def refusal(self, records: Sequence[Record]) -> UnbrokenError | None:
         """Why what was decided may not be: it would be too much."""
-        quota = self.quota
-        streams = size_bytes = 0
+        if len(records) == 1 and isinstance(record := records[0], Addition):
+            return self._refusal_of_bytes(record)  # as with almost every write
+        streams = 0
         for record in records:
-            if isinstance(record, _WITH_BYTES):
-                added_bytes = len(record.data)
-                size_bytes += added_bytes
-                end = record.position + added_bytes
-                if quota.stream_bytes is not None and added_bytes and end > quota.stream_bytes:
-                    return StreamFull(limit_bytes=quota.stream_bytes)
-                streams += isinstance(record, Creation)
+            if isinstance(record, Addition | Creation) and (error := self._refusal_of_bytes(record)) is not None:
+                return error
+            if isinstance(record, Creation):
+                streams += 1
             elif isinstance(record, Deletion) and not record.keep:
                 streams -= 1
-        if not self.measured:
-            return None
-        if quota.streams is not None and streams > 0 and self.streams + streams > quota.streams:
-            return TooManyStreams(limit=quota.streams)
-        if quota.total_bytes is not None and size_bytes and self.total_bytes + size_bytes > quota.total_bytes:
-            return TotalSizeExceeded(limit_bytes=quota.total_bytes)
+        limit = self.quota.streams
+        if limit is not None and self.measured and streams > 0 and self.streams + streams > limit:
+            return TooManyStreams(limit=limit)
+        return None
+
+    def _refusal_of_bytes(self, record: Addition | Creation) -> UnbrokenError | None:
+        quota, added_bytes = self.quota, len(record.data)
+        limit = quota.stream_bytes
+        if limit is not None and added_bytes and record.position + added_bytes > limit:
+            return StreamFull(limit_bytes=limit)
+        limit = quota.total_bytes
+        if limit is not None and self.measured and added_bytes and self.total_bytes + added_bytes > limit:
+            return TotalSizeExceeded(limit_bytes=limit)
         return None
 
     def mark(self) -> None:
@@ -115,14 +120,18 @@ class Usage:
     def count(self, change: Change) -> None:
         """Something changes with the transaction under way."""
         record = change.record
-        if isinstance(record, Addition | Creation):
-            self.total_bytes += len(record.data)
-            self.appended_bytes += len(record.data)
-            if isinstance(record, Creation):
-                self.streams += 1
+        if isinstance(record, Addition):
+            self._count_bytes(len(record.data))
+        elif isinstance(record, Creation):
+            self.streams += 1
+            self._count_bytes(len(record.data))
         elif isinstance(record, Deletion) and change.after is None and (before := change.before) is not None:
             self.streams -= 1
             self.total_bytes -= before.own_bytes
+
+    def _count_bytes(self, size_bytes: int) -> None:
+        self.total_bytes += size_bytes
+        self.appended_bytes += size_bytes
 
 
 def usage_metrics(usage: Usage) -> Iterator[Metric]:

@@ -32,7 +32,7 @@ class Metrics:
     """
 
     def __init__(self) -> None:
-        self._answers: dict[tuple[str, str], int] = {}
+        self._answers: dict[tuple[str, int], int] = {}
         self._refusals: dict[str, int] = {}
         self._append_seconds = Histogram(SECONDS)
         self._connected = 0
@@ -46,8 +46,11 @@ class Metrics:
             status: of the answer.
             begun_s: `time.perf_counter` when the request was there.
         """
-        key = (method if method in _METHODS else "other", str(status))
-        self._answers[key] = self._answers.get(key, 0) + 1
+        try:
+            self._answers[method, status] += 1
+        except KeyError:
+            known = method if method in _METHODS else "other"
+            self._answers[known, status] = self._answers.get((known, status), 0) + 1
         if method == "POST" and status < 300:
             self._append_seconds.observe(time.perf_counter() - begun_s)
 
@@ -66,7 +69,8 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """All of it, as it is now."""
-        yield Metric("http_requests_total", "counter", "Requests answered.", self._answers, ("method", "status"))
+        answers = {(method, str(status)): count for (method, status), count in self._answers.items()}
+        yield Metric("http_requests_total", "counter", "Requests answered.", answers, ("method", "status"))
         text = "Time from an append's arrival to its answer; the body is waited for, if it comes later."
         yield Metric("append_seconds", "histogram", text, self._append_seconds)
         text = "Refused requests and connections, by the error's code."
