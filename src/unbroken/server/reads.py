@@ -206,7 +206,9 @@ class Reads:
                     page = await follower.next(min(self._sse_heartbeat_s, max(0.0, end_s - clock())))
                 except UnbrokenError as error:
                     # Deleted, most likely. The status is long sent; whoever connects again is told.
-                    _log.info("a live read of %s ended: %s", follower.state.path, error)
+                    facts = {"request_id": request.id, "path": follower.state.path, "code": error.code}
+                    text = "a live read of %s ended: %s, id %s"
+                    _log.info(text, follower.state.path, error, request.id, extra={"facts": facts})
                     return
 
     def _lease(self, request: Request, follower: Follower) -> Lease | _Forever:
