@@ -531,6 +531,12 @@ def test_more_messages_are_413(way: Path, body: bytes) -> None:
         pytest.param(b" " * 2**20 + b" ", False, id="over-1-MiB"),
         pytest.param(b"," * (MESSAGES_MAX - 1), True, id="99,999-commas"),
         pytest.param(b"," * MESSAGES_MAX, False, id="100,000-commas"),
+        pytest.param(b"[" * 25_000 + b"{" * 24_999, True, id="49,999-brackets"),
+        pytest.param(b"[" * 25_000 + b"{" * 25_000, False, id="50,000-brackets"),
+        pytest.param(rb"\ud83d" + b"," * 4_999, True, id="surrogate-and-4,999-commas"),
+        pytest.param(rb"\ud83d" + b"," * 5_000, False, id="surrogate-and-5,000-commas"),
+        pytest.param(rb"\uDE00" + b"," * 5_000, False, id="low-surrogate-and-5,000-commas"),
+        pytest.param(rb"\u00e9" + b"," * 5_000, True, id="another-escape-and-5,000-commas"),
     ],
 )
 def test_which_bodies_take_only_milliseconds(body: bytes, quick: bool) -> None:

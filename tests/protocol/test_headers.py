@@ -313,6 +313,7 @@ ZERO = "0000000000000000_0000000000000000"
         pytest.param(b"offset=-1&x=1&&y&=z&x=2", ReadQuery("-1", None, None, None), id="unknown-are-ignored"),
         pytest.param(b"Offset=&LIVE=x", ReadQuery(None, None, None, None), id="names-have-a-case"),
         pytest.param(b"\xff=\xfe&offset=%ff", ReadQuery("\ufffd", None, None, None), id="not-utf-8"),
+        pytest.param(b"x&" * 63 + b"offset=1", ReadQuery("1", None, None, None), id="64-parameters"),
     ],
 )
 def test_read_query(query: bytes, wanted: ReadQuery) -> None:
@@ -345,6 +346,8 @@ def test_read_query(query: bytes, wanted: ReadQuery) -> None:
         pytest.param(b"timeout=1e3", InvalidHeader, id="timeout-with-exponent"),
         pytest.param(b"timeout=1234567", InvalidHeader, id="timeout-too-long"),
         pytest.param(b"timeout=.5", InvalidHeader, id="timeout-without-whole-part"),
+        pytest.param(b"x&" * 64 + b"offset=1", InvalidHeader, id="65-parameters"),
+        pytest.param(b"&" * 60_000, InvalidHeader, id="parameters-without-end"),
     ],
 )
 def test_malformed_read_query_is_400(query: bytes, error: type[InvalidHeader | InvalidOffset]) -> None:

@@ -26,7 +26,7 @@ from unbroken.engine.commit import CommitMeasures, Committer, NotDecided
 from unbroken.engine.expiry import Expiry
 from unbroken.engine.follow import Waiters
 from unbroken.engine.follower import Follower
-from unbroken.engine.pages import Page, count_messages, read_page, read_page_before
+from unbroken.engine.pages import Page, begins_message, count_messages, read_page, read_page_before
 from unbroken.engine.upload import Tell
 from unbroken.engine.usage import UNLIMITED, Quota, Usage, usage_metrics
 from unbroken.errors import InvalidOffset, StoreError, Unavailable, UnbrokenError
@@ -101,6 +101,7 @@ class Engine:
         self._quota = quota
         self._background: list[asyncio.Future[Any]] = []
         self._framing = asyncio.Semaphore(1)
+        self._counting = asyncio.Semaphore(1)
         self._measures = CommitMeasures()
         self._begin()
 
@@ -346,12 +347,14 @@ class Engine:
             return replace(request, fault=fault)
 
     async def _fork_point(self, state: StreamState, position: int, sub_offset: int) -> int:
-        if state.json:
-            point = await count_messages(self.store, state, position, sub_offset, self.page_bytes)
-            if not sub_offset:
-                await read_page(self.store, state, position, 1)  # refuses an offset inside a message
+        if not state.json:
+            point: int | None = position + sub_offset
+        elif await begins_message(self.store, state, position):
+            # One at a time: what this one reads others have to wait for.
+            async with self._counting:
+                point = await count_messages(self.store, state, position, sub_offset)
         else:
-            point = position + sub_offset
+            raise InvalidOffset("the offset is inside a message")
         if point is None or point > state.tail:
             raise InvalidOffset("Stream-Fork-Sub-Offset is beyond the source's tail")
         return point

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from unbroken.errors import InvalidOffset, StoreError
@@ -10,7 +11,13 @@ from unbroken.protocol.offsets import Offset
 from unbroken.protocol.stream import StreamState, offset_at
 from unbroken.store.base import Store
 
-__all__ = ["Page", "count_messages", "read_page", "read_page_before"]
+__all__ = ["COUNTED_BYTES_MAX", "Page", "begins_message", "count_messages", "read_page", "read_page_before"]
+
+COUNTED_BYTES_MAX = 256 * 1024 * 1024
+"""How far `count_messages` goes: half a second's reading, not the whole of a stream that may be a terabyte."""
+
+_STEP_BYTES_MIN = 4 * 1024
+_STEP_BYTES_MAX = 1024 * 1024
 
 
 class Page(NamedTuple):
@@ -110,20 +117,33 @@ async def read_page(store: Store, state: StreamState, start: int, limit_bytes: i
         raise InvalidOffset("the offset is inside a message")
     cut = data.rfind(SEPARATOR, lead) + 1
     if not cut:
-        data += await _rest_of_message(store, state, end, limit_bytes)
+        data += await _rest_of_message(store, state, end)
         cut = len(data)
     return Page(state, start, start - lead + cut, data[lead:cut])
 
 
-async def _rest_of_message(store: Store, state: StreamState, start: int, step_bytes: int) -> bytes:
-    """What is left of a message that is larger than a page, its separator included."""
+async def _rest_of_message(store: Store, state: StreamState, start: int) -> bytes:
+    """What is left of a message that is larger than a page, its separator included.
+
+    Whoever asks for pages of one byte does not decide by how much it is read: a message may have 64 MiB.
+    """
     parts: list[bytes] = []
-    while True:
+    for step_bytes in _steps():
         part = await _read(store, state, start, min(start + step_bytes, state.tail))
         if (found := part.find(SEPARATOR)) >= 0:
-            return b"".join((*parts, part[: found + 1]))
+            parts.append(part[: found + 1])
+            break
         parts.append(part)
         start += len(part)
+    return b"".join(parts)
+
+
+def _steps() -> Iterator[int]:
+    """By how much to read on in search of a message's end: ever more, since it was not near."""
+    step_bytes = _STEP_BYTES_MIN
+    while True:
+        yield step_bytes
+        step_bytes = min(2 * step_bytes, _STEP_BYTES_MAX)
 
 
 async def read_page_before(store: Store, state: StreamState, end: int, limit_bytes: int) -> Page:
@@ -152,33 +172,60 @@ async def read_page_before(store: Store, state: StreamState, end: int, limit_byt
         raise InvalidOffset("the offset is inside a message")
     if lead:
         cut = data.find(SEPARATOR, 0, -1) + 1
-        data = data[cut:] if cut else await _beginning_of_message(store, state, start - lead, limit_bytes) + data
+        data = data[cut:] if cut else await _beginning_of_message(store, state, start - lead) + data
     return Page(state, end - len(data), end, data)
 
 
-async def _beginning_of_message(store: Store, state: StreamState, end: int, step_bytes: int) -> bytes:
+async def _beginning_of_message(store: Store, state: StreamState, end: int) -> bytes:
     """What comes before ``end`` of a message that is larger than a page."""
     parts: list[bytes] = []
-    found = -1
-    while end and found < 0:
+    for step_bytes in _steps():
         start = max(0, end - step_bytes)
         part = await _read(store, state, start, end)
         found = part.rfind(SEPARATOR)
         parts.append(part[found + 1 :])
         end = start
+        if found >= 0 or not end:
+            break
     return b"".join(reversed(parts))
 
 
-async def count_messages(store: Store, state: StreamState, start: int, count: int, limit_bytes: int) -> int | None:
-    """The position ``count`` messages after ``start``; None if the stream has fewer."""
+async def begins_message(store: Store, state: StreamState, position: int) -> bool:
+    """Whether a position of a JSON stream is where a message begins, or will."""
+    return not position or await _read(store, state, position - 1, position) == SEPARATOR
+
+
+async def count_messages(store: Store, state: StreamState, start: int, count: int) -> int | None:
+    """The position ``count`` messages after ``start``, where one begins; None if the stream has fewer.
+
+    Raises:
+        InvalidOffset: it is more than ``COUNTED_BYTES_MAX`` away.
+        StoreError: bytes are missing, because the stream was deleted meanwhile or the store is damaged.
+    """
     position = start
     while count and position < state.tail:
-        page = await read_page(store, state, position, limit_bytes)
-        found = page.data.count(SEPARATOR)
-        if found > count:
-            for _ in range(count):
-                position = page.start + page.data.index(SEPARATOR, position - page.start) + 1
-            return position
+        if position - start >= COUNTED_BYTES_MAX:
+            raise InvalidOffset("Stream-Fork-Sub-Offset goes too far: name an offset that is nearer")
+        end = min(position + _STEP_BYTES_MAX, state.tail)
+        part = await _read(store, state, position, end)
+        found = part.count(SEPARATOR)
+        if found >= count:
+            return position + _end_of_messages(part, count)
         count -= found
-        position = page.end
+        position = end
     return None if count else position
+
+
+def _end_of_messages(data: bytes, count: int) -> int:
+    """How many bytes the first ``count`` messages take; there are as many. One after the other, a page of a million of
+    them would keep everybody waiting.
+    """
+    low, high = 0, len(data)
+    while high - low > 1:
+        middle = (low + high) // 2
+        found = data.count(SEPARATOR, low, middle)
+        if found >= count:
+            high = middle
+        else:
+            low, count = middle, count - found
+    return high

@@ -47,6 +47,7 @@ RESPONSE_HEADERS = (
 )
 
 _VALUE_CHARS_MAX = 256
+_PARAMETERS_MAX = 64
 _INTEGER = re.compile(r"0|[1-9][0-9]{0,15}", re.ASCII)
 _MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+[ \t]*(?:;[ -~\t]*)?", re.ASCII)
 
@@ -174,17 +175,12 @@ def parse_read_query(query: bytes) -> ReadQuery:
 
     Raises:
         InvalidOffset: ``offset`` or ``before`` is empty or repeated.
-        InvalidHeader: ``live``, ``timeout``, ``since`` or ``limit`` has an unknown value, or one excludes another.
+        InvalidHeader: ``live``, ``timeout``, ``since`` or ``limit`` has an unknown value, or one excludes another; or
+            there are more than 64 parameters.
     """
     if not query:
         return _NO_QUERY
-    values: dict[str, str] = {}
-    for pair in query.decode("latin-1").split("&"):
-        name, _, value = pair.partition("=")
-        name = unquote_plus(name)
-        if name in ("offset", "before") and name in values:
-            raise InvalidOffset(f"{name} is given more than once")
-        values[name] = unquote_plus(value)
+    values = _parameters(query)
     offset, live, timeout = values.get("offset"), values.get("live"), values.get("timeout")
     before, since, limit = values.get("before"), values.get("since"), values.get("limit")
     if "" in (offset, before):
@@ -208,3 +204,16 @@ def parse_read_query(query: bytes) -> ReadQuery:
         before,
         None if limit is None else int(limit),
     )
+
+
+def _parameters(query: bytes) -> dict[str, str]:
+    if query.count(b"&") >= _PARAMETERS_MAX:
+        raise InvalidHeader(f"the query has more than {_PARAMETERS_MAX} parameters")
+    values: dict[str, str] = {}
+    for pair in query.decode("latin-1").split("&"):
+        name, _, value = pair.partition("=")
+        name = unquote_plus(name)
+        if name in ("offset", "before") and name in values:
+            raise InvalidOffset(f"{name} is given more than once")
+        values[name] = unquote_plus(value)
+    return values
