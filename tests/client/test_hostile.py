@@ -143,7 +143,7 @@ async def test_binary_events() -> None:
 )
 async def test_where_events_are_of_no_use_it_polls(useless: Any) -> None:
     options = {"body_bytes_max": 500}
-    caught_up = tail("1", b"")
+    caught_up = tail("1")
     async with (
         a_stream(
             tail("1", b"[1]"),

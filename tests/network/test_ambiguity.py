@@ -20,6 +20,8 @@ AFTER: list[Fault] = [
     Stall("response", "head", 0),
 ]
 """It was done, and the client is not told."""
+HURRIED = Retry(base_s=0.001, cap_s=0.01)
+
 BEFORE: list[Fault] = [
     Answer(500),
     Answer(502),
@@ -38,7 +40,7 @@ async def stream_behind(*faults: Fault) -> AsyncIterator[AsyncStream]:
     async with (
         live_server() as server,
         FaultyProxy(server.url) as proxy,
-        AsyncClient(proxy.url, timeout_s=0.3, retry=Retry(base_s=0.001)) as client,
+        AsyncClient(proxy.url, timeout_s=0.3, retry=HURRIED) as client,
     ):
         stream = client.stream("/a")
         await stream.create(content_type="application/json", data=b"1")

@@ -36,14 +36,19 @@ def piece_of(answer: Answer, content_type: str) -> Piece:
     """What a page, or the answer to a long-poll, brings.
 
     Raises:
-        ProtocolViolation: it is not from a server of the protocol.
+        ProtocolViolation: it is not from a server of the protocol, or a proxy has cut it short.
     """
     headers = answer.headers
     data = answer.body
-    has_data = bool(data) and not (is_json(content_type) and data.strip() == b"[]")
+    if answer.status == 200 and is_json(content_type):
+        data = data.strip()
+        if data[:1] != b"[" or data[-1:] != b"]":
+            raise ProtocolViolation("the server sent what is not a JSON array")
+        data = b"" if data == b"[]" else data
+    has_data = bool(data)
     closed = is_true(headers, "stream-closed")
     return Piece(
-        data if has_data else b"",
+        data,
         Progress(
             next_offset(answer),
             has_data,
