@@ -47,8 +47,7 @@ pytestmark = [
 def small() -> Iterator[None]:
     with (
         miniature(),
-        patch.object(upload, "_LARGE_BYTES", 300),
-        patch.object(upload, "_PIECE_BYTES", 100),
+        patch.multiple(upload, _LARGE_BYTES=300, _PIECE_BYTES=100, _PIECE_BYTES_BESIDE=50, _DATED_BYTES=150),
         patch.object(commit, "_IDLE_MAINTENANCE_S", 3600.0),
         patch.object(engine, "_SWEEP_INTERVAL_S", 3600.0),
     ):

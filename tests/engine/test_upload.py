@@ -29,7 +29,9 @@ BIG = bytes(range(256)) * 2500  # more than two of the store's own large bodies
 
 @pytest.fixture(autouse=True)
 def small_pieces() -> Iterator[None]:
-    with patch.object(upload, "_PIECE_BYTES", 100_000), patch.object(upload, "_LARGE_BYTES", 300_000):
+    with patch.multiple(
+        upload, _PIECE_BYTES=100_000, _PIECE_BYTES_BESIDE=50_000, _LARGE_BYTES=300_000, _DATED_BYTES=250_000
+    ):
         yield
 
 
@@ -57,12 +59,12 @@ class Hold:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.held = True
-        self.pieces = 0
+        self.written_bytes = 0
         monkeypatch.setattr(Committer, "_is_early", lambda _, upload: self._is_held(upload))
 
     def _is_held(self, upload: Upload) -> bool:
-        self.pieces = -(-upload.written_bytes // 100_000)
-        return self.held and self.pieces > 0
+        self.written_bytes = upload.written_bytes
+        return self.held and self.written_bytes > 0
 
 
 @pytest.fixture
@@ -79,7 +81,7 @@ async def test_others_go_on_while_a_large_body_is_written(start: Start, hold: Ho
             await engine.append("/small", b"x")
             assert engine.head("/big").tail == 1
             assert await read_all(engine, "/big") == b"<"
-        assert hold.pieces == 1
+        assert 0 < hold.written_bytes <= 100_000
         assert not task.done()
         hold.held = False
         outcome = await task
@@ -133,7 +135,7 @@ async def test_the_stream_changes_meanwhile(start: Start, hold: Hold, end: str) 
         await engine.create("/beside")
         task = send(engine, "/a", BIG)
         await engine.append("/beside", b"x")
-        await until(lambda: hold.pieces)
+        await until(lambda: hold.written_bytes > 0)
         if "fork" in end:
             await engine.fork("/fork", "/a")
             assert await read_all(engine, "/fork") == b"before"
@@ -201,16 +203,16 @@ async def test_a_failing_disk_leaves_nothing_of_it(tmp_path: Path) -> None:
     assert check(tmp_path / "data") == []
 
 
-async def test_no_room_for_the_last_commit_leaves_nothing_of_it(
-    tmp_path: Path, hold: Hold, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("dated_bytes", [10_000, 10_000_000])
+async def test_no_room_for_the_last_commits_leaves_nothing_of_it(
+    tmp_path: Path, hold: Hold, monkeypatch: pytest.MonkeyPatch, dated_bytes: int
 ) -> None:
     """All pieces are written when somebody else fills the disk: what comes after must not be taken for them."""
+    monkeypatch.setattr(upload, "_DATED_BYTES", dated_bytes)
     async with Engine(SqliteStore(tmp_path / "data")) as engine:
         await engine.create("/a", data=b"before")
         hold.held = False
-        monkeypatch.setattr(
-            DiskSpace, "free_bytes", property(lambda _: 0 if hold.pieces * 100_000 >= len(BIG) else 2**40)
-        )
+        monkeypatch.setattr(DiskSpace, "free_bytes", property(lambda _: 0 if hold.written_bytes == len(BIG) else 2**40))
         with pytest.raises(errors.StorageFull):
             await send(engine, "/a", BIG)
         monkeypatch.undo()
@@ -228,7 +230,7 @@ async def test_what_waits_for_a_large_append_counts_as_queued(
     async with start() as engine:
         await engine.create("/a")
         tasks = [send(engine, "/a", BIG)]
-        await until(lambda: hold.pieces)
+        await until(lambda: hold.written_bytes > 0)
         for _ in range(5):
             tasks.append(send(engine, "/a", b"x"))
             await until(lambda: not engine._committer._queue)

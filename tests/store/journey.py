@@ -19,8 +19,8 @@ from unbroken.protocol.producers import ProducerStamp
 from unbroken.store.base import Store
 from unbroken.store.memory import MemoryStore
 from unbroken.store.sqlite import SqliteStore
-from unbroken.store.staged import Piece
-from unbroken.testing.store_bench import append, create, execute, fork, settle
+from unbroken.store.staged import Dating, Piece
+from unbroken.testing.store_bench import NOW, append, create, execute, fork, settle
 
 __all__ = ["Journey", "Step", "StepKind", "journey", "look_around", "take"]
 
@@ -36,6 +36,8 @@ class StepKind(Enum):
     """One transaction of commands, then a little housekeeping."""
     PIECE = auto()
     """One transaction that writes a piece of a large body ahead of its record."""
+    DATE = auto()
+    """One transaction that says of some of what is written when it will have been added."""
     ABANDON = auto()
     """The record will not come; another transaction says so."""
     SETTLE = auto()
@@ -50,6 +52,7 @@ class Step(NamedTuple):
     kind: StepKind
     commands: tuple[Command, ...] = ()
     piece: Piece | None = None
+    dating: Dating | None = None
 
 
 class Journey(NamedTuple):
@@ -86,6 +89,9 @@ async def take(store: SqliteStore, step: Step, committed: Callable[[], None] = l
                 transaction.stage(*step.piece)
             else:
                 transaction.unstage(step.piece.number)
+    elif step.dating is not None:
+        async with store.transaction([]) as transaction:
+            transaction.date(*step.dating)
     else:
         await execute(store, *step.commands)
         committed()
@@ -133,7 +139,8 @@ class _Planner:
         assert state is not None
         starts = range(0, len(data), _PIECE_BYTES)
         pieces = [(state.tail + start, data[start : start + _PIECE_BYTES]) for start in starts]
-        return [Step(StepKind.PIECE, piece=Piece(state.number, position, part)) for position, part in pieces]
+        now_ms = NOW.wall_ms - 1000
+        return [Step(StepKind.PIECE, piece=Piece(state.number, position, part, now_ms)) for position, part in pieces]
 
 
 async def journey() -> Journey:
@@ -185,7 +192,11 @@ async def _pieces(plan: _Planner) -> None:
     await plan.do(append("/pieces", b"instead"))
     await plan.add(*plan.pieces("/pieces", body)[:3], Step(StepKind.RESTART))
     await plan.do(append("/pieces", b"after the restart"))
-    await plan.add(*plan.pieces("/pieces", body))
+    steps = plan.pieces("/pieces", body)
+    first = steps[0].piece
+    assert first is not None
+    dating = Dating(first.number, first.position, first.position + 2 * _PIECE_BYTES, NOW.wall_ms)
+    await plan.add(*steps, Step(StepKind.DATE, dating=dating))
     await plan.do(append("/pieces", body, close=True))
 
 

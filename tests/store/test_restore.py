@@ -462,7 +462,7 @@ async def test_a_body_that_was_under_way_is_discarded(tmp_path: Path) -> None:
     store = await opened(tmp_path / "data")
     await done(store, create("/a", b"there"))
     async with store.transaction(["/a"]) as transaction:
-        transaction.stage(state(store, "/a").number, 5, b"x" * 100)
+        transaction.stage(state(store, "/a").number, 5, b"x" * 100, 0)
     backup(tmp_path / "data", tmp_path / "saved.db")
     await store.close()
     store = await restored(tmp_path / "saved.db", tmp_path / "new")

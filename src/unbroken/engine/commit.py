@@ -41,7 +41,7 @@ QUEUE_MAX = 65_536
 _BRINGING = (Append, Create)
 _IDLE_MAINTENANCE_S = 0.5
 _CATCH_UP_S = 0.005
-_PIECE_INTERVAL_BEHIND_S = 0.1
+_PIECE_BYTES_PER_S_BEHIND = 10 * 1024 * 1024
 
 
 class CommitMeasures:
@@ -87,7 +87,7 @@ class Committer:
         self._queue: deque[Queued] = deque()
         self._upload: Upload | None = None
         self._abandoned: list[int] = []
-        self._piece_s = 0.0
+        self._next_piece_s = 0.0
         self._wake = asyncio.Event()
         self._closing = False
         self._task: asyncio.Task[None] | None = None
@@ -175,7 +175,7 @@ class Committer:
     def _take(self) -> list[Queued]:
         batch: list[Queued] = []
         size_bytes = 0
-        if self._upload is not None and self._upload.written:
+        if self._upload is not None and self._upload.ready:
             return batch  # its record comes alone
         while self._queue and size_bytes < BATCH_BYTES_MAX and len(batch) < BATCH_COMMANDS_MAX:
             queued = self._queue.popleft()
@@ -207,8 +207,9 @@ class Committer:
                 for number in self._abandoned:
                     transaction.unstage(number)
                 self._abandoned.clear()
-                if upload is not None and not self._go_on(upload, transaction, now):
+                if upload is not None and not self._go_on(upload, transaction, now, alone=not batch):
                     batch.append(upload.queued)
+                    now = upload.moment(now)
                 outcomes.extend(self._carry_out(queued, transaction, now, changes) for queued in batch)
         except Exception as error:
             self._usage.roll_back()
@@ -276,11 +277,17 @@ class Committer:
         self._queue.extendleft(queued for queued in reversed(batch) if not isinstance(queued.command, _BRINGING))
         return bringing
 
-    def _go_on(self, upload: Upload, transaction: Transaction, now: Instant) -> bool:
-        """Write the next piece of a large append.
+    def _go_on(self, upload: Upload, transaction: Transaction, now: Instant, *, alone: bool) -> bool:
+        """Write the next piece of a large append, or prepare those that are written for its record.
+
+        Args:
+            upload: the append.
+            transaction: the one under way.
+            now: its time.
+            alone: nobody else has to wait for it.
 
         Returns:
-            False if there is none to be written (any more): the append is to be decided like any other.
+            False if there is nothing to do (any more): the append is to be decided like any other.
         """
         command = upload.queued.command
         if not upload.begun:
@@ -288,11 +295,13 @@ class Committer:
                 upload.begin(record)
         state = transaction.state(command.path)
         same = state is not None and state.number == upload.number and not state.gone
-        if state is not None and same and not upload.written:
-            if not self._is_early(upload):
-                upload.write_piece(transaction)
+        if state is not None and same and not upload.ready:
+            if upload.written:
+                upload.date_pieces(transaction, now.wall_ms)
+            elif not self._is_early(upload):
+                size_bytes = upload.write_piece(transaction, now.wall_ms, alone=alone)
                 self._expiry.renew(state)
-                self._piece_s = asyncio.get_running_loop().time()
+                self._next_piece_s = asyncio.get_running_loop().time() + size_bytes / _PIECE_BYTES_PER_S_BEHIND
             return True
         if not same:
             transaction.unstage(upload.number)
@@ -302,7 +311,7 @@ class Committer:
     def _is_early(self, upload: Upload) -> bool:
         """Whether the next piece of a large append had better wait: the store is behind, and there was one lately."""
         now_s = asyncio.get_running_loop().time()
-        return not upload.written and self._store.behind and now_s < self._piece_s + _PIECE_INTERVAL_BEHIND_S
+        return not upload.written and self._store.behind and now_s < self._next_piece_s
 
     def _let_go(self, upload: Upload) -> None:
         """What waited for a large append goes on."""

@@ -1,8 +1,9 @@
 """Large appends: their bodies are written a piece with each commit, so that everybody else's appends go on meanwhile.
 
 What else is to be appended to the same stream waits, since the pieces lie where its tail is; so does the next large
-append, and what comes for its stream after it. When the last piece is written the append is decided once more, and its
-record, alone in a commit, makes the pieces part of the stream.
+append, and what comes for its stream after it. When the last piece is written the pieces are told when they were
+appended, some with each commit; then the append is decided once more, and its record, alone in a commit, makes the
+pieces part of the stream.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable
 import msgspec
 
 from unbroken.protocol.commands import Append, Command, Outcome
+from unbroken.protocol.lifetime import Instant
 from unbroken.protocol.stream import Addition, Record
 from unbroken.store.base import Transaction
 
@@ -23,6 +25,8 @@ Tell = Callable[[Outcome], None]
 
 _LARGE_BYTES = 1024 * 1024
 _PIECE_BYTES = 1024 * 1024
+_PIECE_BYTES_BESIDE = 256 * 1024
+_DATED_BYTES = 4 * 1024 * 1024
 
 
 class Queued(msgspec.Struct, frozen=True, gc=False):
@@ -44,6 +48,7 @@ class Upload:
         queued: the append.
         held: what waits for it, in order.
         written_bytes: how much of it is written, or about to be.
+        dated_bytes: of how much it is written when it was appended, or about to be.
     """
 
     def __init__(self, queued: Queued) -> None:
@@ -52,6 +57,8 @@ class Upload:
         self._record: Addition | None = None
         self._held_paths = {queued.command.path}
         self.written_bytes = 0
+        self.dated_bytes = 0
+        self._time_ms: int | None = None
 
     def holds(self, queued: Queued) -> bool:
         """Whether a command has to wait, and is kept."""
@@ -82,10 +89,44 @@ class Upload:
         """Whether all pieces are."""
         return self._record is not None and self.written_bytes == len(self._record.data)
 
-    def write_piece(self, transaction: Transaction) -> None:
-        """Write the next piece."""
+    @property
+    def ready(self) -> bool:
+        """Whether nothing is left to do but to make them part of the stream."""
+        if self._record is None or not self.written:
+            return False
+        size_bytes = len(self._record.data)
+        return size_bytes <= _DATED_BYTES or self.dated_bytes == size_bytes
+
+    def write_piece(self, transaction: Transaction, now_ms: int, *, alone: bool) -> int:
+        """Write the next piece.
+
+        Args:
+            transaction: to write with.
+            now_ms: its time.
+            alone: nobody else has to wait for it.
+
+        Returns:
+            Its size in bytes.
+        """
         record = self._record
         assert record is not None
-        piece = record.data[self.written_bytes : self.written_bytes + _PIECE_BYTES]
-        transaction.stage(record.number, record.position + self.written_bytes, piece)
+        size_bytes_max = _PIECE_BYTES if alone else _PIECE_BYTES_BESIDE
+        piece = record.data[self.written_bytes : self.written_bytes + size_bytes_max]
+        transaction.stage(record.number, record.position + self.written_bytes, piece, now_ms)
         self.written_bytes += len(piece)
+        return len(piece)
+
+    def date_pieces(self, transaction: Transaction, now_ms: int) -> None:
+        """Say of the next pieces when they were appended: now, to which the record then keeps."""
+        record = self._record
+        assert record is not None
+        if self._time_ms is None:
+            self._time_ms = now_ms
+        start = record.position + self.dated_bytes
+        size_bytes = min(_DATED_BYTES, len(record.data) - self.dated_bytes)
+        transaction.date(record.number, start, start + size_bytes, self._time_ms)
+        self.dated_bytes += size_bytes
+
+    def moment(self, now: Instant) -> Instant:
+        """When it is appended, decided now."""
+        return now if self._time_ms is None or not self.ready else now._replace(wall_ms=self._time_ms)

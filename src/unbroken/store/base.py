@@ -84,7 +84,7 @@ class Transaction(Protocol):
         """Make one transition of the stream at ``path``."""
         ...
 
-    def stage(self, number: int, position: int, data: bytes) -> None:
+    def stage(self, number: int, position: int, data: bytes, time_ms: int) -> None:
         """Write a piece of a large body ahead of the `Addition` that will bring it.
 
         So that nobody waits for all of the body, it comes in pieces, a transaction each. Nobody can read them until the
@@ -94,6 +94,14 @@ class Transaction(Protocol):
             number: the stream; nobody may add to it in between.
             position: the stream's tail for the first piece, then where the piece before ended.
             data: the piece.
+            time_ms: now.
+        """
+        ...
+
+    def date(self, number: int, start: int, end: int, time_ms: int) -> None:
+        """Say of some of what is staged, ahead of the `Addition`, which ``time_ms`` that will have.
+
+        The `Addition` sets right whatever does not say so yet: of a large body that is too much at once.
         """
         ...
 

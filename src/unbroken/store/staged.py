@@ -8,7 +8,7 @@ from unbroken.protocol.producers import Producer
 from unbroken.protocol.stream import Addition, Creation, Record, Reference, StreamState, apply
 from unbroken.store.base import Change
 
-__all__ = ["Base", "Piece", "StagedTransaction"]
+__all__ = ["Base", "Dating", "Piece", "StagedTransaction"]
 
 
 class Base(Protocol):
@@ -38,6 +38,16 @@ class Piece(NamedTuple):
     number: int
     position: int
     data: bytes
+    time_ms: int
+
+
+class Dating(NamedTuple):
+    """When some of a large body will have been added; see `unbroken.store.base.Transaction.date`."""
+
+    number: int
+    start: int
+    end: int
+    time_ms: int
 
 
 class StagedTransaction:
@@ -46,6 +56,7 @@ class StagedTransaction:
     Attributes:
         changes: what was written, in order.
         pieces: what was staged.
+        dated: when some of what was staged will have been added.
         unstaged: streams whose pieces are to be discarded.
         size_bytes: of the data in all changes.
         largest_bytes: of the data in one of them, at most.
@@ -59,6 +70,7 @@ class StagedTransaction:
         self._number = base.last_number
         self.changes: list[Change] = []
         self.pieces: list[Piece] = []
+        self.dated: list[Dating] = []
         self.unstaged: list[int] = []
         self.size_bytes = self.largest_bytes = 0
 
@@ -98,8 +110,11 @@ class StagedTransaction:
         self.size_bytes += size_bytes
         self.largest_bytes = max(self.largest_bytes, size_bytes)
 
-    def stage(self, number: int, position: int, data: bytes) -> None:
-        self.pieces.append(Piece(number, position, data))
+    def stage(self, number: int, position: int, data: bytes, time_ms: int) -> None:
+        self.pieces.append(Piece(number, position, data, time_ms))
+
+    def date(self, number: int, start: int, end: int, time_ms: int) -> None:
+        self.dated.append(Dating(number, start, end, time_ms))
 
     def unstage(self, number: int) -> None:
         self.unstaged.append(number)

@@ -80,7 +80,7 @@ async def staging(directory: Path) -> None:
     state = live(store, "/bytes")
     for start in range(0, len(STAGED), 2**18):
         async with store.transaction([]) as transaction:
-            transaction.stage(state.number, state.tail + start, STAGED[start : start + 2**18])
+            transaction.stage(state.number, state.tail + start, STAGED[start : start + 2**18], 0)
     await run(store, 41, append("/empty", b"meanwhile"))
     await _kill(store, directory)
 

@@ -19,7 +19,9 @@ from unbroken.store.sqlite.schema import PAGE_BYTES
 
 __all__ = ["Checkpointer"]
 
-_PAGES_TO_START = 1_000
+# What is copied is synced, and a commit's own sync waits behind that: little at a time.
+_PAGES_TO_START = 256
+_PAGES_BEHIND = 2_000
 _PAGES_MAX = 8_192
 _PAGES_WAITED_FOR = 256
 _PAGES_MAX_EVER = 4 * _PAGES_MAX
@@ -77,7 +79,7 @@ class Checkpointer:
     @property
     def behind(self) -> bool:
         """Whether so much is to be copied that what can wait had better not be written now."""
-        return self._log_pages - self._copied_pages > 2 * _PAGES_TO_START
+        return self._log_pages - self._copied_pages > _PAGES_BEHIND
 
     async def stop(self) -> None:
         """Wait for a checkpoint under way."""

@@ -13,7 +13,7 @@ from unbroken.protocol.stream import Addition, Record
 from unbroken.store.base import Change
 from unbroken.store.sqlite.chunks import write_chunks
 from unbroken.store.sqlite.schema import rows
-from unbroken.store.staged import Piece
+from unbroken.store.staged import Dating, Piece
 
 __all__ = ["Staging"]
 
@@ -42,9 +42,15 @@ class Staging:
             assert end == piece.position, "pieces come one after the other"
         else:
             db.execute("INSERT INTO staging (stream, start) VALUES (?, ?)", (number, start))
-        # All of it is committed when its record is: `complete` says when.
-        write_chunks(db, number, piece.position, piece.data, [(len(piece.data), 0)], grown=False)
+        # All of it is committed when its record is. A time of the same size is put in its place then, for which SQLite
+        # writes one page of the chunk and not all of them.
+        write_chunks(db, number, piece.position, piece.data, [(len(piece.data), piece.time_ms)], grown=False)
         self._ends[number] = (start, piece.position + len(piece.data))
+
+    def date(self, db: apsw.Connection, dating: Dating) -> None:
+        """Put the time in its place for some of what is written."""
+        if dating.number in self._ends:
+            _date(db, dating)
 
     def has(self, changes: list[Change]) -> bool:
         """Whether this is the one change whose bytes are there already."""
@@ -60,9 +66,7 @@ class Staging:
         start, end = self._ends.pop(record.number)
         assert (start, end) == (record.position, record.position + len(record.data)), "the record brings all pieces"
         db.execute("DELETE FROM staging WHERE stream = ?", (record.number,))
-        db.execute(
-            "UPDATE chunks SET time_ms = ? WHERE stream = ? AND start >= ?", (record.time_ms, record.number, start)
-        )
+        _date(db, Dating(record.number, start, end, record.time_ms))
         return msgspec.structs.replace(record, data=b"")
 
     def abandon(self, numbers: list[int]) -> None:
@@ -78,3 +82,10 @@ class Staging:
             db.execute("DELETE FROM chunks WHERE stream = ? AND start >= ?", (number, start))
             db.execute("DELETE FROM staging WHERE stream = ?", (number,))
         self._discarded.clear()
+
+
+def _date(db: apsw.Connection, dating: Dating) -> None:
+    """SQLite reads whole chunks for this, so only of those that say something else."""
+    db.execute(
+        "UPDATE chunks SET time_ms = ?4 WHERE stream = ?1 AND start >= ?2 AND start < ?3 AND time_ms <> ?4", dating
+    )

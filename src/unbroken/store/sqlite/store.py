@@ -56,7 +56,7 @@ from unbroken.store.sqlite.space import RESERVE_BYTES, DiskSpace
 from unbroken.store.sqlite.staging import Staging
 from unbroken.store.sqlite.totals import count
 from unbroken.store.sqlite.worker import Worker
-from unbroken.store.staged import Piece, StagedTransaction
+from unbroken.store.staged import StagedTransaction
 
 __all__ = ["SqliteStore"]
 
@@ -292,29 +292,32 @@ class SqliteStore:
         self._staging.abandon(transaction.unstaged)
         if transaction.changes:
             await self._commit(transaction)
-        elif transaction.pieces:
-            await self._stage(transaction.pieces)
+        elif transaction.pieces or transaction.dated:
+            await self._stage(transaction)
 
-    async def _stage(self, pieces: list[Piece]) -> None:
+    async def _stage(self, transaction: StagedTransaction) -> None:
         """Write pieces of large bodies, and nothing else: the journal has no row of it."""
-        self._space.check(sum(len(piece.data) for piece in pieces), self._checkpointer.left_bytes, frees=False)
+        new_bytes = sum(len(piece.data) for piece in transaction.pieces)
+        self._space.check(new_bytes, self._checkpointer.left_bytes, frees=False)
         with self._writing():
             self._begin()
-            folded = self._write_pieces(pieces)
+            folded = self._write_pieces(transaction)
             await self._finish(folded, self._journal_id, self._last_number)
         self._drop(folded)
         await self._checkpointer.after_commit(self._log_pages)
 
     async def _commit(self, transaction: StagedTransaction) -> None:
-        changes, pieces = transaction.changes, transaction.pieces
+        changes = transaction.changes
         direct = _with_large_body(changes) if transaction.largest_bytes >= LARGE_BYTES else set()
         written_ahead = self._staging.has(changes)
-        new_bytes = sum(len(piece.data) for piece in pieces) + (0 if written_ahead else transaction.size_bytes)
-        self._space.check(new_bytes, self._checkpointer.left_bytes, frees=not pieces and _frees(changes))
+        new_bytes = sum(len(piece.data) for piece in transaction.pieces)
+        new_bytes += 0 if written_ahead else transaction.size_bytes
+        frees = not transaction.pieces and _frees(changes)
+        self._space.check(new_bytes, self._checkpointer.left_bytes, frees=frees)
         journal_id = self._journal_id + 1
         with self._writing():
             self._begin()
-            folded = self._write_pieces(pieces)
+            folded = self._write_pieces(transaction)
             if direct:
                 folded += self._fold_large(changes, direct, journal_id)
             packed = pack([change.record for change in changes if change.record.number not in direct])
@@ -351,10 +354,12 @@ class SqliteStore:
         self._writer.execute("BEGIN IMMEDIATE")
         self._staging.clear(self._writer)
 
-    def _write_pieces(self, pieces: list[Piece]) -> list[Pending]:
+    def _write_pieces(self, transaction: StagedTransaction) -> list[Pending]:
         """Write pieces of large bodies, each after what its stream has in the overlay."""
         folded: list[Pending] = []
-        for piece in pieces:
+        for dating in transaction.dated:
+            self._staging.date(self._writer, dating)
+        for piece in transaction.pieces:
             pending = self._overlay.streams.get(piece.number)
             if pending is not None:
                 folded += self._fold([*self._overlay.predecessors(pending), pending])
