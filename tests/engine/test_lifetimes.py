@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -247,3 +248,33 @@ async def test_restart_with_a_reader_that_keeps_renewing(tmp_path: Path, quick_s
         assert _is_there(engine)
         clock.advance(10)
         await until(lambda: engine.store.state("/a") is None)
+
+
+@pytest.mark.parametrize("lifetime", [{"ttl_s": 10**9}, {"expires_at": datetime(9000, 1, 1, tzinfo=UTC)}])
+async def test_deleted_streams_are_not_watched_for_centuries(start: Start, lifetime: dict[str, Any]) -> None:
+    """Streams that come and go, each with a lifetime that would have been long, take no memory for ever."""
+
+    def watched(engine: Engine) -> float:
+        (found,) = (metric.value for metric in engine.metrics() if metric.name == "watched_lifetimes")
+        assert isinstance(found, int)
+        return found
+
+    async with start() as engine:
+        await engine.create("/stays", **lifetime)
+        for _ in range(10):
+            await asyncio.gather(*(engine.create(f"/{number}", **lifetime) for number in range(200)))
+            await engine.delete_all("/")
+            await engine.create("/stays", **lifetime)
+        assert 0 < watched(engine) < 1500
+
+
+async def test_streams_that_stay_are_reclaimed_among_many_that_go(
+    start: Start, clock: ManualClock, quick_sweep: None
+) -> None:
+    async with start() as engine:
+        await engine.create("/stays", ttl_s=20)
+        for _ in range(10):
+            await asyncio.gather(*(engine.create(f"/{number}", ttl_s=10**9) for number in range(200)))
+            await asyncio.gather(*(engine.delete(f"/{number}") for number in range(200)))
+        clock.advance(20)
+        await until(lambda: engine.store.state("/stays") is None)

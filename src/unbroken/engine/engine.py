@@ -516,6 +516,8 @@ class Engine:
         """What the engine and its store tell of themselves; see `unbroken.measures`."""
         yield from usage_metrics(self.usage)
         yield Metric("waiting_readers", "gauge", "Followers that wait for news.", len(self.waiters))
+        text = "Lifetimes that are watched; those of deleted streams go little by little."
+        yield Metric("watched_lifetimes", "gauge", text, self._expiry.watched)
         yield from self._committer.metrics()
         yield Metric("writable", "gauge", "0 once an I/O error made the store read-only.", self.store.failure is None)
         yield from self.store.metrics()

@@ -22,8 +22,39 @@ __all__ = ["SWEEP_MAX", "Expiry"]
 SWEEP_MAX = 256
 
 _LOOK_AGAIN_MS = 1000
+_STALE_MIN = 1000
 _ANY_TIME = Instant(0, 0)
 _FIRST = (-(2**63), 0)
+
+
+class _Deadlines:
+    """Streams by a moment at which to look at them again, the earliest first.
+
+    That of a deleted stream may be centuries away: once such entries are the greater part, they are dropped.
+    """
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, str]] = []
+        self._numbers: set[int] = set()
+
+    def add(self, look_ms: int, number: int, path: str) -> None:
+        heapq.heappush(self._heap, (look_ms, number, path))
+        self._numbers.add(number)
+
+    def forget(self, number: int) -> None:
+        self._numbers.discard(number)
+        if len(self._heap) > 2 * len(self._numbers) + _STALE_MIN:
+            self._heap = [entry for entry in self._heap if entry[1] in self._numbers]
+            heapq.heapify(self._heap)
+
+    def take(self, until_ms: int) -> tuple[int, str] | None:
+        """A stream to look at, its number and path; None if there is none yet."""
+        if not self._heap or self._heap[0][0] > until_ms:
+            return None
+        return heapq.heappop(self._heap)[1:]
+
+    def __len__(self) -> int:
+        return len(self._heap)
 
 
 class Expiry:
@@ -40,10 +71,9 @@ class Expiry:
         self._started_ms = clock.now().monotonic_ms
         self._renewed_ms: dict[int, int] = {}
         self._readers: Counter[int] = Counter()
-        # Streams seen by this process, one entry each, by a moment at which to look again. Wall-clock deadlines and
-        # monotonic ones do not compare, hence two heaps.
-        self._sliding: list[tuple[int, int, str]] = []
-        self._absolute: list[tuple[int, int, str]] = []
+        # Streams seen by this process. Wall-clock deadlines and monotonic ones do not compare, hence two.
+        self._sliding = _Deadlines()
+        self._absolute = _Deadlines()
         self._before_start: dict[DueKind, tuple[int, int]] = {}
 
     def view(self, state: StreamState | None, now: Instant | None = None) -> View:
@@ -59,7 +89,7 @@ class Expiry:
         """A stream was created: mind its lifetime."""
         lifetime = state.lifetime
         if lifetime.expires_at_ms is not None:
-            heapq.heappush(self._absolute, (lifetime.expires_at_ms, state.number, state.path))
+            self._absolute.add(lifetime.expires_at_ms, state.number, state.path)
         elif lifetime.ttl_s is not None:
             self.renew(state)
 
@@ -69,7 +99,7 @@ class Expiry:
             return
         now_ms = self._clock.now().monotonic_ms
         if state.number not in self._renewed_ms:
-            heapq.heappush(self._sliding, (now_ms + state.lifetime.ttl_s * 1000, state.number, state.path))
+            self._sliding.add(now_ms + state.lifetime.ttl_s * 1000, state.number, state.path)
         self._renewed_ms[state.number] = now_ms
 
     def reader_came(self, state: StreamState) -> None:
@@ -85,9 +115,16 @@ class Expiry:
                 del self._readers[state.number]
             self.renew(state)
 
+    @property
+    def watched(self) -> int:
+        """How many deadlines are kept, those of deleted streams included."""
+        return len(self._sliding) + len(self._absolute)
+
     def forget(self, number: int) -> None:
-        """A stream was deleted. Its entry among the deadlines goes when it comes up."""
+        """A stream was deleted."""
         self._renewed_ms.pop(number, None)
+        self._sliding.forget(number)
+        self._absolute.forget(number)
 
     def sweep(self, submit: Callable[[Reclaim], object]) -> bool:
         """Submit a `Reclaim` for streams whose time is over, at most `SWEEP_MAX` of each sort.
@@ -98,26 +135,25 @@ class Expiry:
         now = self._clock.now()
         more = self._take_due("expires_at_ms", now.wall_ms, self._absolute, now.wall_ms)
         more |= self._take_due("ttl_s", (now.monotonic_ms - self._started_ms) // 1000, self._sliding, now.monotonic_ms)
-        more |= self._sweep_heap(self._absolute, now.wall_ms, now, submit)
-        more |= self._sweep_heap(self._sliding, now.monotonic_ms, now, submit)
+        more |= self._look(self._absolute, now.wall_ms, now, submit)
+        more |= self._look(self._sliding, now.monotonic_ms, now, submit)
         return more
 
-    def _sweep_heap(
-        self, heap: list[tuple[int, int, str]], until_ms: int, now: Instant, submit: Callable[[Reclaim], object]
-    ) -> bool:
+    def _look(self, deadlines: _Deadlines, until_ms: int, now: Instant, submit: Callable[[Reclaim], object]) -> bool:
         for _ in range(SWEEP_MAX):
-            if not heap or heap[0][0] > until_ms:
+            found = deadlines.take(until_ms)
+            if found is None:
                 return False
-            _, number, path = heapq.heappop(heap)
+            number, path = found
             state = self._store.state(path)
             if state is None or state.number != number or state.gone:
-                self._renewed_ms.pop(number, None)
+                self.forget(number)
             else:
                 # A stream being reclaimed stays listed until it is gone: it may be renewed before that is decided, or
                 # too much may be going on to decide it now.
                 over = self.view(state, now).presence is not Presence.LIVE
                 look_ms = until_ms + _LOOK_AGAIN_MS if over else self._next_look_ms(state)
-                heapq.heappush(heap, (look_ms, number, path))
+                deadlines.add(look_ms, number, path)
                 if over:
                     submit(Reclaim(path, number))
         return True
@@ -131,10 +167,10 @@ class Expiry:
     def _renewed(self, state: StreamState) -> int:
         return self._renewed_ms.get(state.number, self._started_ms)
 
-    def _take_due(self, kind: DueKind, until: int, heap: list[tuple[int, int, str]], now_ms: int) -> bool:
+    def _take_due(self, kind: DueKind, until: int, deadlines: _Deadlines, now_ms: int) -> bool:
         """Have streams from before the start looked at that may be over by now, like those that came since."""
         found = self._store.due(kind, self._before_start.get(kind, _FIRST), until, SWEEP_MAX)
         for due in found:
-            heapq.heappush(heap, (now_ms, due.number, due.path))
+            deadlines.add(now_ms, due.number, due.path)
             self._before_start[kind] = (due.key, due.number)
         return len(found) == SWEEP_MAX
