@@ -160,6 +160,19 @@ async def test_where_events_are_of_no_use_it_polls(useless: Any) -> None:
         assert server.params[-1]["live"] == "long-poll"
 
 
+async def test_events_do_not_begin_inside_a_character() -> None:
+    """Servers mend characters that come in two appends, but not for a reader who has the first half already."""
+    text = {"content_type": "text/plain"}
+    answers = (
+        tail("5", b"caf\xc3", **text),
+        tail("7", b"\xa9!", **text),
+        events(control("7"), data("!"), control("8"), END),
+    )
+    assert b"".join(await followed(*answers, live="sse")).decode() == "café!!"
+    asked = await queries(*answers, live="sse")
+    assert [query.get("live") for query in asked] == [None, "long-poll", "sse"]
+
+
 async def test_event_streams_that_end_at_once_three_times() -> None:
     short = events(control("1"))
     asked = await queries(

@@ -79,6 +79,7 @@ class Reading:
         at: the offset to ask from, and what to skip there.
         mode: how to ask.
         content_type: the stream's, once known.
+        in_character: what was read ends inside a character of text. Events, which are text, cannot begin there.
         done: everything was read: the stream is closed, or, without live reading, the end was reached.
     """
 
@@ -86,6 +87,7 @@ class Reading:
         self.at = start
         self.mode = Mode.CATCH_UP
         self.content_type = ""
+        self.in_character = False
         self.done = False
         self._live = live
         self._retry = retry
@@ -158,13 +160,13 @@ class Reading:
             raise error
         if closed or not self._live:
             self.done = True
-        elif self.mode is Mode.CATCH_UP:
+        elif self.mode is not Mode.SSE:
             self.mode = self._live_mode()
 
     def _live_mode(self) -> Mode:
         """By events goes JSON exactly. Of text they lose which line ends it has, and bytes grow by a third."""
         wanted = self._live == "sse" or (self._live == "auto" and is_json(self.content_type))
-        return Mode.SSE if wanted and not self._events_fail else Mode.LONG_POLL
+        return Mode.SSE if wanted and not self._events_fail and not self.in_character else Mode.LONG_POLL
 
     def give_up_events(self) -> None:
         """Events do not get through: go on by long-polling, for as long as this reader lives."""
@@ -321,6 +323,11 @@ class Characters:
         self._is_text = is_text(content_type)
         self._held = b""
         self._held_at: Position | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether the beginning of a character is held back."""
+        return bool(self._held)
 
     def take(self, data: bytes, start: Position, end: Position, *, last: bool) -> tuple[bytes, Position, Position]:
         """What can be shown, where it begins, and where to go on after it.

@@ -57,6 +57,7 @@ class Messages:
         left = max(0, reading.at.skip - len(data))
         after = Position(progress.next_offset, left)
         shown, start, end = self._characters.take(data[reading.at.skip :], reading.at, after, last=progress.closed)
+        reading.in_character = self._characters.holds
         return byte_batch(shown, start, end, up_to_date=progress.up_to_date, closed=progress.closed), after
 
 
