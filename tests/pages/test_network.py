@@ -25,6 +25,8 @@ from unbroken.testing.proxy import (
 )
 
 FAILED = "Failed to load resource"
+STALL = Stall("response", "body", 200)
+"""The first control event comes, and what follows it does not come whole."""
 
 
 def is_read(request: ProxiedRequest) -> bool:
@@ -145,13 +147,14 @@ def test_long_polls_where_events_are_held_back(
 
 
 def test_a_connection_that_is_silent_too_long_is_dead(page: Page, lab: Lab, unbroken_proxy: FaultyProxy) -> None:
-    unbroken_proxy.plan = Script(Stall("response", "body", 110), only=is_sse)
+    unbroken_proxy.plan = Script(STALL, only=is_sse)
     page.clock.install()
     lab.create("/a", JSON, b"[0]")
-    follow(lab.open(page), "/a", {"sseTimeoutMs": 45_000})
+    follow(lab.open(page), "/a")
+    told(page, "controls", 2)
+    lab.append("/a", b"[1]")
     while not unbroken_proxy.counts["stall-response"]:
         page.wait_for_timeout(5)
-    lab.append("/a", b"[1]")
     page.clock.fast_forward(44_000)
     assert told(page, "statuses", 0)[-1] == "live"
     page.clock.fast_forward(2_000)
@@ -161,13 +164,14 @@ def test_a_connection_that_is_silent_too_long_is_dead(page: Page, lab: Lab, unbr
 def test_a_tab_that_wakes_up_does_not_trust_a_connection_that_was_quiet(
     page: Page, lab: Lab, unbroken_proxy: FaultyProxy
 ) -> None:
-    unbroken_proxy.plan = Script(Stall("response", "body", 110), only=is_sse)
+    unbroken_proxy.plan = Script(STALL, only=is_sse)
     page.clock.install()
     lab.create("/a", JSON, b"[0]")
-    follow(lab.open(page), "/a", {"sseTimeoutMs": 45_000})
+    follow(lab.open(page), "/a")
+    told(page, "controls", 2)
+    lab.append("/a", b"[1]")
     while not unbroken_proxy.counts["stall-response"]:
         page.wait_for_timeout(5)
-    lab.append("/a", b"[1]")
     page.clock.pause_at(page.evaluate("Date.now() / 1000 + 21"))
     assert told(page, "statuses", 0)[-1] == "live"
     page.evaluate("document.dispatchEvent(new Event('visibilitychange', { bubbles: true }))")

@@ -648,10 +648,8 @@ class Producer {
    * @param {boolean} isUnknown
    */
   #refused(error, isUnknown) {
-    const isOwn = this.#options.id === undefined
-    const isFenced = error.headers.has("Producer-Epoch")
-    if (isFenced || (!isOwn && (isUnknown || error.headers.has("Producer-Expected-Seq")))) this.#failure = error
-    else if (isOwn) [this.#epoch, this.#seq] = [this.#epoch + 1, 0]
+    if (this.#options.id === undefined) [this.#epoch, this.#seq] = [this.#epoch + 1, 0]
+    else if (isUnknown || error.headers.has("Producer-Expected-Seq")) this.#failure = error
   }
 }
 
