@@ -30,9 +30,11 @@ from unbroken.store.base import Store
 from unbroken.store.memory import MemoryStore
 from unbroken.testing.threads import in_thread
 
-__all__ = ["Address", "LiveServer", "live_server", "serve_asgi", "threaded_server"]
+__all__ = ["Address", "LiveServer", "close_listener", "live_server", "serve_asgi", "threaded_server"]
 
 _GRACE_S = 5.0
+# asyncio accepts a socket in one turn of its loop, gives it a transport in the next, and tells its protocol in a third.
+_TURNS_TO_CONNECT = 3
 
 
 class Address(NamedTuple):
@@ -101,11 +103,24 @@ async def serve_asgi(app: Any, *, http: Any = Connection, grace_s: float = _GRAC
             host, port = listener.sockets[0].getsockname()[:2]
             yield Address(host, port)
         finally:
-            listener.close()
+            await close_listener(listener)
             await _end_connections(state, grace_s)
             await listener.wait_closed()
     finally:
         await lifespan.shutdown()
+
+
+async def close_listener(listener: asyncio.Server) -> None:
+    """Let nobody in any more. Who was let in already has a connection that can be ended when this returns.
+
+    A listener that is merely closed loses the sockets that it has accepted in this turn.
+    """
+    loop = asyncio.get_running_loop()
+    for socket in listener.sockets:
+        loop.remove_reader(socket.fileno())
+    for _ in range(_TURNS_TO_CONNECT):
+        await asyncio.sleep(0)
+    listener.close()
 
 
 async def _end_connections(state: ServerState, grace_s: float) -> None:

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
-from unbroken.testing.live import Address
+from unbroken.testing.live import Address, close_listener
 from unbroken.testing.proxy.faults import (
     PASS,
     Answer,
@@ -116,7 +116,7 @@ class FaultyProxy:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._listener is not None
-        self._listener.close()
+        await close_listener(self._listener)
         self._cut_all()
         tasks = list(self._clients)
         for task in tasks:
