@@ -213,14 +213,17 @@ async def consume_at_least(scene: Scene) -> None:
     """Consume a stream while it is written, by processes that are killed, and that keep where they are in a file."""
     feed = scene.run.feed()
     file = scene.folder / f"{scene.writer.path.rpartition('/')[2]}.json"
-    lives = await _consume(scene, feed, Order(scene.url, scene.run.live, scene.run.sync, file=str(file)))
+    order = Order(scene.url, scene.run.live, scene.run.sync, file=str(file))
+    lives = await _consume(scene, feed, order)
     due = 0
     for numbers in filter(None, lives):
         assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
         assert numbers[0] <= due, f"{due} was due, and a consumer began with {numbers[0]}"
         due = numbers[-1] + 1
     assert due == scene.run.count
-    assert not scene.run.leaves or any(numbers[0] > 0 for numbers in lives if numbers), "nothing was kept"
+    again: list[int] = []
+    await _consume_until(None, order, again, lambda: 0)
+    assert again == [], "the end was not kept"
 
 
 async def _consume(scene: Scene, feed: Feed, order: Order) -> list[list[int]]:
