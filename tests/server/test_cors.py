@@ -7,6 +7,7 @@ import pytest
 from tests.server.conftest import Serve
 from tests.server.site import TEXT, problem_code
 
+_BY_SCRIPT = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}
 METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"}
 REQUEST_HEADERS = {
     "content-type",
@@ -184,3 +185,23 @@ async def test_live_reads_and_304_can_be_read_by_allowed_pages(serve_memory: Ser
         ):
             assert response["access-control-allow-origin"] == "http://localhost:3000"
             assert "origin" in _names(response["vary"])
+
+
+async def test_page_of_another_site_that_embeds_a_stream(serve_memory: Serve) -> None:
+    """A script or an image is loaded without being asked for: what is in it must not reach a page of the internet."""
+    async with serve_memory() as site:
+        await site.create("/a", {"content-type": "text/javascript"}, b"secret = 1")
+        assert problem_code(await site.get("/a", _BY_SCRIPT)) == (403, "origin-not-allowed")
+        for allowed in (
+            {**_BY_SCRIPT, "sec-fetch-site": "same-site"},
+            {**_BY_SCRIPT, "sec-fetch-mode": "navigate"},
+            {**_BY_SCRIPT, "origin": "http://localhost:3000"},
+        ):
+            assert (await site.get("/a", allowed)).body == b"secret = 1"
+
+
+@pytest.mark.parametrize("origins", [("*",), ("https://app.example",)])
+async def test_pages_that_embed_a_stream_where_others_may(serve_memory: Serve, origins: tuple[str, ...]) -> None:
+    async with serve_memory(cors_origin=origins) as site:
+        await site.create("/a", TEXT, b"hello")
+        assert (await site.get("/a", _BY_SCRIPT)).body == b"hello"

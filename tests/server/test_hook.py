@@ -169,9 +169,41 @@ async def test_cookies_and_pages_of_others() -> None:
             assert (response.get("access-control-allow-origin") is not None) == (status == 201)
         own = {**COOKIE, "host": host, "origin": "http://localhost:3000"}
         assert (await site.put("/alice/dev", own, b"x")).status == 201, "both of this machine"
-    async with serving(by_cookie, cors_origin=("https://other.example",)) as site:
-        listed = {**COOKIE, "host": "app.example", "origin": "https://other.example"}
-        assert (await site.put("/alice/1", listed, b"x")).status == 201
+
+
+async def test_pages_of_others_that_are_allowed_need_tokens(tmp_path: Path) -> None:
+    """Cookies are not taken across origins, neither for writes, which a page may send blindly, nor for reads."""
+    settings: dict[str, Any] = {"cors_origin": ("https://other.example",), "public_url": "https://public.example"}
+    async with serving(by_cookie, jwt_keys=(key_file(tmp_path),), **settings) as site:
+        page = {**TEXT, **COOKIE, "host": "app.example"}
+        listed, token = {**page, "origin": "https://other.example"}, mint(site, admin="/alice/**")
+        for own in ("https://app.example", "https://public.example"):
+            await site.create(f"/alice/{own[8:]}", {**page, "origin": own}, b"x")
+        for refused in (
+            await site.put("/alice/1", listed, b"x"),
+            await site.post("/alice/app.example", listed, b"x"),
+            await site.delete("/alice/app.example", listed),
+            await site.get("/alice/app.example", listed),
+            await site.get("/alice/app.example?live=sse&offset=-1", listed),
+        ):
+            assert problem_code(refused) == (401, "unauthorized")
+        assert (await site.post("/alice/app.example", {**listed, **bearer(token)}, b"y")).status == 204
+        assert (await site.get("/alice/app.example", {**listed, **bearer(token)})).body == b"xy"
+
+
+async def test_pages_of_others_that_embed_a_stream() -> None:
+    """As a script or an image. A browser says so, and sends no Origin. A link is followed with cookies, as anywhere."""
+    async with serving(by_cookie) as site:
+        await site.create("/alice/1", {**TEXT, **COOKIE}, b"hello")
+        for kind, mode, status in (
+            ("cross-site", "no-cors", 401),
+            ("cross-site", "navigate", 200),
+            ("same-site", "no-cors", 200),
+            ("same-origin", "cors", 200),
+            ("none", "navigate", 200),
+        ):
+            fetch = {**COOKIE, "sec-fetch-site": kind, "sec-fetch-mode": mode}
+            assert (await site.get("/alice/1", fetch)).status == status, (kind, mode)
 
 
 class ByHeader(AuthenticationBackend):

@@ -201,6 +201,14 @@ def test_a_server_that_asks_nobody_is_not_public(tmp_path: Path) -> None:
         check_exposure(Settings(public_url=url))
 
 
+def test_tokens_that_are_not_there_yet(tmp_path: Path) -> None:
+    """A link to a place that is not mounted, say. Whoever made it wants no open server."""
+    (tmp_path / "tokens.json").symlink_to(tmp_path / "secrets" / "tokens.json")
+    assert create_app(data_dir=str(tmp_path), store="memory").app.access is not None
+    (tmp_path / "tokens.json").unlink()
+    assert create_app(data_dir=str(tmp_path), store="memory").app.access is None
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_where_it_does(host: str) -> None:
     check_exposure(Settings(host=host))

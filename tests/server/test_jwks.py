@@ -82,6 +82,35 @@ async def test_fetched_anew_behind_the_back_of_who_asks(provider: Provider) -> N
     assert provider.asked == 2
 
 
+async def test_a_withdrawn_key_is_noticed_though_nobody_asks(provider: Provider) -> None:
+    """Tokens that were found good are remembered, so it may be that nothing is checked for long."""
+    await provider.names(FOR_ONE)
+    provider.content = key_set(TWO)
+    provider.now_s += FRESH_S - 1
+    provider.keys.keep_fresh()
+    provider.now_s += 1
+    provider.keys.keep_fresh()
+    await until(lambda: provider.changes == 2)
+    assert provider.asked == 2
+    provider.content = OSError("it is down")
+    provider.now_s += STALE_S
+    provider.keys.keep_fresh()
+    assert provider.changes == 3, "keys that are too old are dropped, and with them what was remembered"
+    with pytest.raises(KeysUnavailable):
+        await provider.names(FOR_TWO)
+
+
+async def test_an_answer_that_never_ends(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for it is told before long, and it is tried again."""
+    monkeypatch.setattr("unbroken.server.jwks._TIMEOUT_S", 0.05)
+    provider.gate = threading.Event()
+    with pytest.raises(KeysUnavailable):
+        await provider.names(FOR_ONE)
+    provider.gate.set()
+    provider.now_s += COOLDOWN_S
+    assert await provider.names(FOR_ONE) == ["one"]
+
+
 async def test_a_rotated_key_is_there_at_once(provider: Provider) -> None:
     await provider.names(FOR_ONE)
     provider.content = key_set(TWO)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ from unbroken.protocol.commands import Command, Delete, Release
 from unbroken.protocol.producers import ProducerStamp
 from unbroken.store.sqlite import SqliteStore
 from unbroken.store.sqlite.check import check
+from unbroken.store.sqlite.restore import restore
 from unbroken.store.sqlite.schema import DATABASE_NAME
 from unbroken.store.sqlite.worker import Worker
 from unbroken.testing.faults import FaultyDisk, Operation
@@ -288,6 +290,26 @@ async def test_a_closed_store_leaves_nothing_open(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["lock", DATABASE_NAME]  # noqa: PTH208
     await asyncio.get_running_loop().shutdown_default_executor()
     assert len(set(os.listdir("/proc/self/fd")) - files) == 0  # noqa: PTH208
+
+
+async def test_other_users_of_the_machine_can_read_nothing(tmp_path: Path) -> None:
+    """Whatever the umask. A directory that was there keeps the rights that somebody gave it."""
+    before = os.umask(0o022)
+    try:
+        made, given = tmp_path / "made", tmp_path / "given"
+        given.mkdir(0o755)
+        for directory in (made, given):
+            async with opened(directory) as store:
+                await execute(store, create("/a", b"x"))
+                files = list(directory.iterdir())
+                assert len(files) > 2
+                assert {stat.S_IMODE(file.stat().st_mode) & 0o077 for file in files} == {0}
+        assert stat.S_IMODE(made.stat().st_mode) == 0o700
+        assert stat.S_IMODE(given.stat().st_mode) == 0o755
+        await restore(given, tmp_path / "restored")
+        assert stat.S_IMODE((tmp_path / "restored" / DATABASE_NAME).stat().st_mode) == 0o600
+    finally:
+        os.umask(before)
 
 
 async def test_one_directory_has_one_owner(tmp_path: Path) -> None:

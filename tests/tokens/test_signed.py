@@ -60,6 +60,18 @@ def test_what_is_minted_is_accepted(algorithm: str) -> None:
     assert check(token, parse_keys(PAIRS[algorithm][0])[0]) == principal, "the private key checks as well"
 
 
+def test_those_without_a_subject_are_not_one_and_the_same() -> None:
+    """Limits that count by principal must not take all of them for one client."""
+    one, other = (mint(SECRET, read=path, now_s=NOW_S) for path in ("/a", "/b"))
+    names = [
+        check(token, *parse_keys(SECRET)).name for token in (one, other, one, forged(HEADER, {**CLAIMS, "sub": ""}))
+    ]
+    assert names[0] == names[2]
+    assert len(set(names)) == 3
+    assert all(name.startswith("nameless:") and name.isprintable() and len(name) < 32 for name in names)
+    assert not any(part in name for name in names for part in one.split("."))
+
+
 def test_by_the_system_clock() -> None:
     assert Verifier().check(mint(SECRET, read="/a", ttl_s=5), parse_keys(SECRET), 0).scopes == grant(read="/a")
 

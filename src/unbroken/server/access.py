@@ -31,6 +31,7 @@ from unbroken.errors import (
 )
 from unbroken.protocol.headers import ALLOWED_METHODS
 from unbroken.protocol.scopes import Action, Principal
+from unbroken.server.cors import is_from_elsewhere
 from unbroken.server.http import Headers, Request
 from unbroken.server.static import STATIC_PATHS
 
@@ -89,6 +90,7 @@ class Access:
     Args:
         clock: tells the time.
         authorize: the application's own hook.
+        public_url: pages served from there are the application's own.
         keys: those that signed tokens are checked with.
         verifier: checks them.
         tokens: the file with static tokens.
@@ -103,6 +105,7 @@ class Access:
         clock: Clock,
         *,
         authorize: Authorize | None = None,
+        public_url: str | None = None,
         keys: tuple[Key, ...] = (),
         verifier: Verifier | None = None,
         tokens: TokenFile | None = None,
@@ -110,6 +113,7 @@ class Access:
     ) -> None:
         self._clock = clock
         self._authorize = authorize
+        self._public_url = public_url
         self._keys = keys
         self._verifier = verifier
         self._remote = remote(self._forget) if remote is not None else ()
@@ -133,11 +137,9 @@ class Access:
         return self._authorize is not None
 
     def start(self) -> None:
-        """Begin to fetch keys, and to watch the file with the tokens. To be called in the event loop."""
-        for source in self._remote:
-            source.refresh()
-        if self._file is not None:
-            self._poll(self._file)
+        """Begin to fetch keys, and to watch them and the file with the tokens. To be called in the event loop."""
+        if self._file is not None or self._remote:
+            self._poll()
 
     async def stop(self) -> None:
         """Watch nothing any more."""
@@ -239,15 +241,9 @@ class Access:
         return principal
 
     async def _recognise(self, request: Request, path: str) -> None:
-        action = _action(request)
-        if self._authorize is not None:
-            found = self._authorize(_access_request(request, path, action))
-            principal = await found if inspect.isawaitable(found) else found
-            if isinstance(principal, Principal):
-                request.principal = principal
-                return
-            if principal is not None:
-                raise TypeError(f"authorize must return a Principal or None, not {type(principal).__name__}")
+        request.principal = await self._asked(request, path)
+        if request.principal is not None:
+            return
         given = _given_token(request)
         if given is None:
             raise Unauthorized(_HINT)
@@ -255,6 +251,19 @@ class Access:
         if known is None or _is_over(known, self._clock):
             known = await self._check_token(given)
         request.principal = known
+
+    async def _asked(self, request: Request, path: str) -> Principal | None:
+        """What the application's own hook says, if it is to be asked.
+
+        It may go by cookies, which a browser adds to what the pages of others send: those need tokens.
+        """
+        if self._authorize is None or is_from_elsewhere(request.fields, self._public_url):
+            return None
+        found = self._authorize(_access_request(request, path, _action(request)))
+        principal = await found if inspect.isawaitable(found) else found
+        if not (principal is None or isinstance(principal, Principal)):
+            raise TypeError(f"authorize must return a Principal or None, not {type(principal).__name__}")
+        return principal
 
     async def _check_token(self, given: bytes) -> Principal:
         self._known.pop(given, None)
@@ -300,10 +309,12 @@ class Access:
 
     # --- static tokens ---------------------------------------------------------------------------------------------
 
-    def _poll(self, file: TokenFile) -> None:
-        if file.version() != self._file_version:
-            self._reload(file)
-        self._timer = asyncio.get_running_loop().call_later(_POLL_S, self._poll, file)
+    def _poll(self) -> None:
+        for source in self._remote:
+            source.keep_fresh()
+        if self._file is not None and self._file.version() != self._file_version:
+            self._reload(self._file)
+        self._timer = asyncio.get_running_loop().call_later(_POLL_S, self._poll)
 
     def _reload(self, file: TokenFile) -> None:
         from unbroken.tokens.static import TokenFileError  # noqa: PLC0415

@@ -191,7 +191,7 @@ class App:
         path = _locate(request.target, request.roots)
         if self._hosts is not None and path not in OPEN_PATHS:
             self._hosts.check(request)
-        self._cors.check_write(request.method, request.fields)
+        self._cors.check(request.method, request.fields)
         return path
 
     def _finished(self, request: Request, response: Response) -> Response:
@@ -357,11 +357,12 @@ def _origins(settings: Settings, access: Access | None) -> tuple[tuple[str, ...]
     """Which pages may use the server, and whether those of its own host may.
 
     A page has to be given a token to use it, so any page may try. An application's own hook may go by cookies, which a
-    browser adds to what any page sends: then only its own pages may.
+    browser adds to what any page sends: then only its own pages may, and those that it names.
     """
-    if settings.cors_origin is not None or access is None:
-        return settings.cors_origin, False
-    return (None, True) if access.has_hook else (("*",), False)
+    has_hook = access is not None and access.has_hook
+    if settings.cors_origin is not None or access is None or has_hook:
+        return settings.cors_origin, has_hook
+    return ("*",), False
 
 
 @lru_cache(maxsize=8192)

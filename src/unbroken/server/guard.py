@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +22,8 @@ TOKENS_FILE_NAME = "tokens.json"
 def with_tokens_file(settings: Settings) -> Settings:
     """The settings, with the tokens in the data directory if there are any and no other file is named."""
     path = settings.data_dir / TOKENS_FILE_NAME
-    if settings.tokens_file is None and path.exists():
+    # Also if it is a link to what is not there (yet): a server that is meant to be closed must not start open.
+    if settings.tokens_file is None and os.path.lexists(path):
         return replace(settings, tokens_file=path)
     return settings
 
@@ -56,7 +58,15 @@ def _create_access(settings: Settings, clock: Clock, authorize: Authorize | None
 
     try:
         keys = tuple(key for source in settings.jwt_keys if source not in urls for key in load_keys(source))
-        return Access(clock, authorize=authorize, keys=keys, verifier=verifier, tokens=file, remote=remote)
+        return Access(
+            clock,
+            authorize=authorize,
+            public_url=settings.public_url,
+            keys=keys,
+            verifier=verifier,
+            tokens=file,
+            remote=remote,
+        )
     except (KeyFault, TokenFileError) as error:
         raise SettingsError(str(error)) from None
 

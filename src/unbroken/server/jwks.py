@@ -1,6 +1,6 @@
 """Keys that an identity provider publishes: a JWK set at a URL, fetched seldom and kept.
 
-Keys are used for five minutes, then fetched again behind the back of whoever asks. A token that names a key which is
+Keys are used for five minutes, then fetched again, while they serve on. A token that names a key which is
 not there has the set fetched at once, since keys are rotated: but not more than once in ten seconds, whatever tokens
 people make up. When fetching fails, the keys that are there serve on, for a day at most.
 """
@@ -68,12 +68,10 @@ class RemoteKeys:
         Raises:
             KeysUnavailable: there are no keys, and they cannot be fetched.
         """
-        age_s = self._clock() - self._fetched_s
-        if age_s >= STALE_S:
+        self.keep_fresh()
+        if self._age_s >= STALE_S:
             await self._refreshed()
-        elif age_s >= FRESH_S:
-            self.refresh()
-        if self._clock() - self._fetched_s >= STALE_S:
+        if self._age_s >= STALE_S:
             raise KeysUnavailable("the keys that tokens are checked with cannot be fetched")
         found = self._fitting(header)
         if not found and header.kid is not None:
@@ -81,8 +79,23 @@ class RemoteKeys:
             found = self._fitting(header)
         return found
 
+    @property
+    def _age_s(self) -> float:
+        return self._clock() - self._fetched_s
+
     def _fitting(self, header: Header) -> tuple[Key, ...]:
         return tuple(key for key in self._keys if header.fits(key))
+
+    def keep_fresh(self) -> None:
+        """Fetch the keys when it is time, and let go of those that are too old.
+
+        To be called every now and then: a token that is remembered is not checked, and its key may be withdrawn.
+        """
+        if self._age_s >= FRESH_S:
+            self.refresh()
+        if self._age_s >= STALE_S and self._keys:
+            self._keys = ()
+            self._on_change()
 
     def refresh(self) -> None:
         """Begin to fetch the keys, unless that is under way or was done just now."""
@@ -97,7 +110,10 @@ class RemoteKeys:
 
     async def _refresh(self) -> None:
         try:
-            keys = parse_key_set(_decode(await _in_background(self._fetch, self._url)), published=True)
+            # Each wait for a part of the answer has its own limit; this one is for a server that sends it in crumbs.
+            async with asyncio.timeout(2 * _TIMEOUT_S):
+                content = await _in_background(self._fetch, self._url)
+            keys = parse_key_set(_decode(content), published=True)
         except (OSError, HTTPException, KeyFault) as error:
             _log.warning("the keys at %s cannot be fetched: %s", self._url, error)
         else:

@@ -7,6 +7,7 @@ it may do stands in ``scope`` (RFC 9068 section 2.2.3), who it is in ``sub``.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Iterable, Sequence
@@ -149,7 +150,7 @@ class Verifier:
             UnknownKey: none of the keys signed it.
             InvalidToken: it is not to be accepted; why, without any of it.
         """
-        return _principal(self._claims(token, keys), now_s)
+        return _principal(self._claims(token, keys), now_s, token)
 
     def _claims(self, token: str, keys: Iterable[Key]) -> dict[str, Any]:
         for key in keys:
@@ -176,7 +177,7 @@ class Verifier:
         raise UnknownKey("the token is not signed by a key that this server knows")
 
 
-def _principal(claims: dict[str, Any], now_s: float) -> Principal:
+def _principal(claims: dict[str, Any], now_s: float, token: str) -> Principal:
     expires_at, not_before = _time(claims["exp"]), _time(claims.get("nbf", 0))
     if expires_at <= now_s:
         raise InvalidToken("the token has expired")
@@ -191,11 +192,16 @@ def _principal(claims: dict[str, Any], now_s: float) -> Principal:
         scopes = parse_scopes(scope)
     except ScopeError as error:
         raise InvalidToken(f"the token has a malformed scope: {error}") from None
-    subject = str(claims.get("sub", ""))
+    subject = str(claims.get("sub", "")) or _nameless(token)
     if len(subject) > _SUBJECT_CHARS_MAX or not subject.isprintable():
         # It goes into logs.
         raise InvalidToken("the token's sub is too long, or has characters that cannot be printed")
     return Principal(subject, scopes, expires_at)
+
+
+def _nameless(token: str) -> str:
+    """What somebody without a ``sub`` is called: limits by client must not take all of them for one."""
+    return f"nameless:{hashlib.sha256(token.encode()).hexdigest()[:12]}"
 
 
 def _time(value: object) -> float:

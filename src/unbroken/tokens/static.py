@@ -155,7 +155,7 @@ class TokenFile:
 
     def _change(self, change: Callable[[list[StaticToken]], list[StaticToken]]) -> None:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(0o700, parents=True, exist_ok=True)
             with _locked(self.path.parent):
                 before = list(self.read())
                 after = change(before)

@@ -105,7 +105,7 @@ async def restore(
         _require_empty(directory)
         work = directory / RESTORING_NAME
         shutil.rmtree(work, ignore_errors=True)
-        work.mkdir()
+        work.mkdir(0o700)
         sync(directory)
         _copy(source, work, told)
         report = await _make(work, now_us, told)
@@ -138,6 +138,7 @@ def _copy(source: Path, work: Path, told: Progress) -> None:
         if log.exists():
             shutil.copyfile(log, work / f"{DATABASE_NAME}-wal")
         shutil.copyfile(source, work / DATABASE_NAME)
+        (work / DATABASE_NAME).chmod(0o600)
     finally:
         lock.release()
 

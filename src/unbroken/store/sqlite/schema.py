@@ -133,10 +133,11 @@ class DirectoryLock:
         try:
             places = (self._directory, *self._directory.parents)
             missing = [place for place in places if not place.exists()]
-            self._directory.mkdir(parents=True, exist_ok=True)
+            # Whoever may read it reads all streams.
+            self._directory.mkdir(0o700, parents=True, exist_ok=True)
             for place in missing:
                 sync(place.parent)
-            file = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            file = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StoreError(f"cannot use the data directory {self._directory}: {error.strerror}") from None
         try:

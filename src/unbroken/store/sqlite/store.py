@@ -141,7 +141,7 @@ class SqliteStore:
         resources.callback(self._lock.release)
         refuse_unfinished(self.directory)
         # To be closed after all connections: SQLite's locks on the file go with any descriptor of it.
-        file = os.open(self.directory / DATABASE_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        file = os.open(self.directory / DATABASE_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         resources.callback(os.close, file)
         self._writer = open_writer(self.directory, vfs=self._vfs)
         resources.callback(_close, self._writer)
