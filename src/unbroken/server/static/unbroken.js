@@ -22,9 +22,8 @@
  *
  * A position stands after exactly what it came with: an offset, or "offset,n", n messages or bytes further. With
  * `storageKey` it is kept in `storage` (sessionStorage, each tab's own, by default), and a page that is loaded again
- * goes on there. `live` is "auto", "sse", "long-poll", or false to end when all that is there has been read. The Reading
- * that is returned has `done`, a promise of its end, `stop()`, `position`, `contentType` and `closed`; `signal` ends it
- * too.
+ * goes on there. `live` is "auto", "sse", "long-poll", or false to end when all that is there has been read. What is
+ * returned has `done`, a promise of its end, `stop()`, `position`, `contentType` and `closed`; `signal` ends it too.
  *
  * follow, append and producer take `token` (sent as `Authorization: Bearer`) and `headers`, each a value or a function,
  * also an async one, that is called for each request, and again with `{ refresh: true }` after a 401; `fetch`, to be
