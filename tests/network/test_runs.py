@@ -104,7 +104,7 @@ async def test_consuming_exactly_once(run: Run, tmp_path: Path, report_fact: Rep
     "run",
     [
         Run("memory", "json", "long-poll", count=800, leaves=2, kinds=OF_REQUESTS),
-        Run("reference-memory", "json", "auto", sync=True, count=800, leaves=2, kinds=OF_REQUESTS),
+        Run("reference-memory", "json", "auto", sync=True, count=400, leaves=2, kinds=OF_REQUESTS),
     ],
     ids=str,
 )
@@ -134,8 +134,8 @@ def every(live: tuple[Live, ...], killed: tuple[ServerKind, ...] = ()) -> list[R
     return [
         Run(
             *(server, kind, mode, seed, sync),
-            count=4000,
-            leaves=6,
+            count=2500,
+            leaves=4,
             kills=3 if server in killed else 0,
             kinds=(*EVENTS, *SLOW) if mode == "sse" else (*OF_REQUESTS, "answer-429-retry-after"),
         )
