@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import subprocess
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 from urllib.error import HTTPError
 
 import pytest
 from playwright.sync_api import FilePayload, Locator, Page, expect
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from tests.browser import Chromium
 from tests.pages.lab import BYTES, JSON, TEXT, request
+from tests.peers import PEERS, need_package, node
 from tests.server.tokens import SECRET
 from unbroken import tokens
-from unbroken.testing import Address, ServerProcess
+from unbroken.asgi import create_app
+from unbroken.server.settings import Settings
+from unbroken.testing import Address, ServerProcess, serve_asgi
 
+UI = Path(str(files("unbroken.server"))) / "static" / "ui"
 LISTED = 200
 
 
@@ -496,3 +507,54 @@ def test_on_a_phone(page: Page, url: str) -> None:
         assert box["height"] >= 34
     page.click(".back")
     expect(page.locator("#list")).to_be_visible()
+
+
+# --- elsewhere -------------------------------------------------------------------------------------------------------
+
+
+def test_below_the_prefix_of_an_application(page: Page) -> None:
+    with mounted("/some/streams") as origin:
+        request("PUT", f"{origin}/some/streams/a", JSON, b"[1]")
+        inspect(page, f"{origin}/some/streams")
+        page.get_by_text("/a", exact=True).click()
+        expect(rows(page)).to_have_text(["1"])
+        live(page)
+        page.click(".head .fork")
+        page.click("#fork .primary")
+        expect(page.locator("h1")).to_have_text("/a-fork")
+        expect(rows(page)).to_have_text(["1"])
+        page.goto("about:blank")
+
+
+@contextmanager
+def mounted(prefix: str) -> Iterator[str]:
+    """An application in a thread of its own, with a server below a prefix; the application's origin."""
+    started: Future[tuple[str, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+
+    async def run() -> None:
+        streams = create_app(Settings(store="memory"), watch_signals=False)
+        application = Starlette(routes=[Mount(prefix, streams)], lifespan=streams.lifespan)
+        async with serve_asgi(application, http="httptools", grace_s=0) as address:
+            stop = asyncio.Event()
+            started.set_result((address.url, asyncio.get_running_loop(), stop))
+            await stop.wait()
+
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(asyncio.run, run())
+        url, loop, stop = started.result(20)
+        yield url
+        loop.call_soon_threadsafe(stop.set)
+        done.result(20)
+
+
+def test_types_are_sound() -> None:
+    need_package("typescript")
+    modules = sorted(str(path) for path in UI.glob("*.js"))
+    flags = ["--noEmit", "--strict", "--checkJs", "--noUnusedLocals", "--noUnusedParameters", "--target", "es2024"]
+    flags += ["--module", "nodenext", "--lib", "es2024,dom,dom.iterable,dom.asynciterable", "--types", ""]
+    compiler = str(PEERS / "node_modules" / "typescript" / "bin" / "tsc")
+    done = subprocess.run(
+        [node(), compiler, *flags, *modules], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+    assert max(len(line) for module in modules for line in Path(module).read_text().splitlines()) <= 120

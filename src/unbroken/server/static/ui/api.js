@@ -50,18 +50,23 @@ export const encodePath = (path) => path.split("/").map(encodeURIComponent).join
 export const urlOf = (path) => BASE + encodePath(path)
 
 /**
+ * @typedef {{
+ *   query?: Record<string, string>, headers?: Record<string, string>, body?: BodyInit, signal?: AbortSignal,
+ * }} RequestOptions
+ */
+
+/**
  * @param {string} method
  * @param {string} path of a stream, or one of the server's own endpoints
- * @param {{ query?: Record<string, string>, headers?: Record<string, string>, body?: BodyInit, signal?: AbortSignal }} [options]
+ * @param {RequestOptions} [options]
  * @returns {Promise<Response>} with a status below 400
  */
 export async function request(method, path, { query = {}, headers = {}, body, signal } = {}) {
   const search = new URLSearchParams(query).toString()
   const url = urlOf(path) + (search && `?${search}`)
-  const credentials = token.get() ? { Authorization: `Bearer ${token.get()}` } : {}
+  const all = { ...headers, ...(token.get() && { Authorization: `Bearer ${token.get()}` }) }
   let response
   try {
-    const all = { ...headers, ...credentials }
     response = await fetch(url, { method, headers: all, body, signal, cache: "no-store", credentials: "omit" })
   } catch (error) {
     if (signal?.aborted) throw error
@@ -113,11 +118,13 @@ export async function read(path, query, signal) {
  *
  * @param {string} path
  * @param {string} offset
- * @param {{ onPage: (page: Page) => unknown, onState: (state: "live" | "waiting") => void, signal: AbortSignal }} options
+ * @param {{
+ *   onPage: (page: Page) => unknown, onState: (state: "live" | "waiting") => void, signal: AbortSignal,
+ * }} options
  */
 export async function follow(path, offset, { onPage, onState, signal }) {
   let cursor = ""
-  for (let failures = 0; !signal.aborted; ) {
+  for (let failures = 0; !signal.aborted;) {
     try {
       onState("live")
       const page = await read(path, { offset, live: "long-poll", ...(cursor && { cursor }) }, signal)

@@ -9,7 +9,7 @@ import { StreamView } from "./stream.js"
 
 const LISTED = 200
 const SEARCH_MS = 150
-const HEALTH_MS = 10_000
+const AGAIN_MS = 10_000
 
 /** @param {string} id */
 const byId = (id) => /** @type {any} */ (document.getElementById(id))
@@ -34,6 +34,7 @@ function go() {
   else if (place === "metrics") showMetrics()
   else showWelcome()
   markChosen()
+  byId("list").querySelector("[aria-current]")?.scrollIntoView({ block: "nearest" })
 }
 
 /** @param {string} place the stream's path, encoded */
@@ -95,6 +96,8 @@ const asPath = (text) => (text.startsWith("/") ? text : `/${text}`)
 
 let listing = new AbortController()
 let next = ""
+/** Whether what is listed may be fetched anew without being asked: all of it is there, and nobody is walking in it. */
+let isRenewed = false
 
 /** @param {{ more?: boolean }} [how] */
 async function list({ more = false } = {}) {
@@ -109,15 +112,21 @@ async function list({ more = false } = {}) {
     const found = await response.json()
     const rows = found.streams.map(drawListed)
     next = found.next ?? ""
+    isRenewed = !more
     if (more) byId("list").append(...rows)
     else byId("list").replaceChildren(...rows)
     const count = byId("list").childElementCount
-    byId("count").textContent = count ? `${count}${next ? "+" : ""} streams` : prefix ? "None begin so." : "No streams yet."
+    byId("count").textContent = count
+      ? `${count}${next ? "+" : ""} streams`
+      : prefix
+        ? "None begin so."
+        : "No streams yet."
     if (count === 1) byId("count").textContent = "1 stream"
   } catch (error) {
     if (signal.aborted) return
     if (!(error instanceof Problem)) throw error
     next = ""
+    isRenewed = false
     byId("list").replaceChildren()
     const isRefused = error.status === 401 || error.status === 403
     byId("count").textContent = isRefused ? "" : explain(error)
@@ -155,10 +164,8 @@ function drawListed({ path, contentType, nextOffset, createdAt, closed }) {
 
 function markChosen() {
   for (const link of byId("list").querySelectorAll("a")) {
-    if (link.hash === location.hash) {
-      link.setAttribute("aria-current", "page")
-      link.scrollIntoView({ block: "nearest" })
-    } else link.removeAttribute("aria-current")
+    if (link.hash === location.hash) link.setAttribute("aria-current", "page")
+    else link.removeAttribute("aria-current")
   }
 }
 
@@ -321,4 +328,8 @@ showToken()
 list()
 go()
 checkHealth()
-setInterval(() => document.visibilityState === "visible" && checkHealth(), HEALTH_MS)
+setInterval(() => {
+  if (document.visibilityState !== "visible") return
+  checkHealth()
+  if (isRenewed && !byId("list").contains(document.activeElement)) list()
+}, AGAIN_MS)

@@ -23,6 +23,9 @@ export function ask(id, { fill, submit }) {
   const end = () => {
     over.abort()
     if (dialog.open) dialog.close()
+    // Where nothing had the focus before, a browser leaves it here until it draws next, and keys would be typed here.
+    const focused = document.activeElement
+    if (focused instanceof HTMLElement && dialog.contains(focused)) focused.blur()
   }
   form.reset()
   if (problem) problem.hidden = true

@@ -114,7 +114,11 @@ export function hexDump(data, start, width) {
     const row = data.subarray(at, at + width)
     const hex = Array.from(row, (byte) => byte.toString(16).padStart(2, "0"))
     const text = Array.from(row, (byte) => (byte > 0x1f && byte < 0x7f ? String.fromCharCode(byte) : "·")).join("")
-    const columns = [hex.slice(0, 8), hex.slice(8)].map((half) => half.join(" ")).join("  ").trimEnd().padEnd(width * 3)
+    const columns = [hex.slice(0, 8), hex.slice(8)]
+      .map((half) => half.join(" "))
+      .join("  ")
+      .trimEnd()
+      .padEnd(width * 3)
     lines.push(`${(start + at).toString(16).padStart(8, "0")}  ${columns}  ${text}`)
   }
   return lines.join("\n")
@@ -152,7 +156,11 @@ export const positionIn = (offset) => Number(/^\d{16}_(\d{16})$/.exec(offset)?.[
 
 /** @param {number} seconds */
 export function duration(seconds) {
-  for (const [unit, name] of /** @type {const} */ ([[86_400, "d"], [3_600, "h"], [60, "min"]])) {
+  for (const [unit, name] of /** @type {const} */ ([
+    [86_400, "d"],
+    [3_600, "h"],
+    [60, "min"],
+  ])) {
     if (seconds >= 2 * unit) return `${Math.round(seconds / unit)} ${name}`
   }
   return `${Math.round(seconds)} s`

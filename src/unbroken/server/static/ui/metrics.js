@@ -65,7 +65,9 @@ export class MetricsView {
   #show(families) {
     const now = performance.now()
     const seconds = (now - this.#before.at) / 1000
-    const values = new Map(families.flatMap(({ samples }) => samples.map(({ name, labels, value }) => [name + labels, value])))
+    const values = new Map(
+      families.flatMap(({ samples }) => samples.map(({ name, labels, value }) => [name + labels, value])),
+    )
     /** @param {Sample} sample */
     const rate = ({ name, labels, value }) => {
       const before = this.#before.values.get(name + labels)
@@ -118,7 +120,9 @@ function measure({ samples }, what, rate) {
 function drawCurve(values) {
   const known = values.filter((value) => !Number.isNaN(value))
   const most = Math.max(...known, 0) || 1
-  const points = known.map((value, at) => `${100 - (known.length - 1 - at) * (100 / POINTS)},${29 - (27 * value) / most}`)
+  const points = known.map(
+    (value, at) => `${100 - (known.length - 1 - at) * (100 / POINTS)},${29 - (27 * value) / most}`,
+  )
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg")
   const line = document.createElementNS("http://www.w3.org/2000/svg", "polyline")
   svg.setAttribute("viewBox", "0 0 100 30")

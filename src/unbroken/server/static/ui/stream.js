@@ -5,7 +5,18 @@
 
 import { encodePath, follow, Problem, read, request } from "./api.js"
 import { ask, confirm, explain, toast } from "./dialogs.js"
-import { colourJson, decode, element, hexDump, kindOf, parseHex, positionIn, size, splitArray, visible } from "./format.js"
+import {
+  colourJson,
+  decode,
+  element,
+  hexDump,
+  kindOf,
+  parseHex,
+  positionIn,
+  size,
+  splitArray,
+  visible,
+} from "./format.js"
 
 /** What the window holds at most, about. Beyond it pages are dropped at the end that is not looked at. */
 const MOST = { bytes: 1_000_000, rows: 5_000 }
@@ -166,7 +177,8 @@ export class StreamView {
 
   async #later() {
     const last = this.#pieces.at(-1)
-    if (last) await this.#arrived(await read(this.path, { offset: last.next, ...PAGE }, this.#left.signal), this.#left.signal)
+    if (last)
+      await this.#arrived(await read(this.path, { offset: last.next, ...PAGE }, this.#left.signal), this.#left.signal)
   }
 
   /**
@@ -182,7 +194,10 @@ export class StreamView {
     const isTooMuch = page.data.length > MOST.bytes || piece.rows.length > MOST.rows
     if (isTooMuch) {
       // More than anybody looks at: its end will do.
-      piece = this.#piece({ ...(await read(this.path, { before: page.next, ...PAGE }, signal)), closed: page.closed })
+      piece = this.#piece({
+        ...(await read(this.path, { before: page.next, ...PAGE }, signal)),
+        closed: page.closed,
+      })
       this.#pieces = [piece]
       this.#draw()
     } else {
@@ -267,7 +282,7 @@ export class StreamView {
   }
 
   /**
-   * What is to be shown of the next piece. A character that it ends with a part of is shown with the piece that ends it.
+   * What is to be shown of the next piece. A character of which it has but the beginning is shown with its end.
    *
    * @param {Piece} piece
    */
@@ -320,7 +335,9 @@ export class StreamView {
   #showPlace() {
     const [first, last] = [this.#pieces[0], this.#pieces.at(-1)]
     this.#find(".earlier").toggleAttribute("disabled", !first?.previous)
-    const [from, to, all] = [first?.previous, last?.next, this.#facts.tail].map((offset) => positionIn(offset ?? "") || 0)
+    const [from, to, all] = [first?.previous, last?.next, this.#facts.tail].map(
+      (offset) => positionIn(offset ?? "") || 0,
+    )
     const isAll = from === 0 && to >= all
     this.#find(".where").textContent = isAll ? "" : `${size(from)} – ${size(to)} of ${size(Math.max(all, to))}`
     this.#content.querySelector(".later")?.remove()
@@ -462,7 +479,11 @@ export class StreamView {
   }
 
   #close() {
-    const what = { title: "Close this stream?", note: "It stays readable. Nothing can be appended, ever.", verb: "Close" }
+    const what = {
+      title: "Close this stream?",
+      note: "It stays readable. Nothing can be appended, ever.",
+      verb: "Close",
+    }
     confirm(what, this.path, async () => {
       const { headers } = await request("POST", this.path, { headers: { "Stream-Closed": "true" } })
       this.#facts.tail = headers.get("Stream-Next-Offset") ?? this.#facts.tail
@@ -473,7 +494,12 @@ export class StreamView {
   }
 
   #delete() {
-    const what = { title: "Delete this stream?", note: "Its data is gone for everybody.", verb: "Delete", isDangerous: true }
+    const what = {
+      title: "Delete this stream?",
+      note: "Its data is gone for everybody.",
+      verb: "Delete",
+      isDangerous: true,
+    }
     confirm(what, this.path, async () => {
       await request("DELETE", this.path)
       this.leave()
@@ -534,7 +560,9 @@ export class StreamView {
 function action(text, wanted) {
   const button = element("button", "primary", text)
   button.setAttribute("type", "button")
-  button.addEventListener("click", () => button.dispatchEvent(new CustomEvent("wanted", { detail: wanted, bubbles: true })))
+  button.addEventListener("click", () =>
+    button.dispatchEvent(new CustomEvent("wanted", { detail: wanted, bubbles: true })),
+  )
   return button
 }
 
