@@ -20,7 +20,9 @@ import {
 
 /** What the window holds at most, about. Beyond it pages are dropped at the end that is not looked at. */
 const MOST = { bytes: 1_000_000, rows: 5_000 }
-const PAGE = { limit: "65536" }
+const PAGE = { limit: "32768" }
+/** So many rows are laid out, or left out while they are not in sight, together. */
+const CHUNK = 50
 const GONE = ["stream-not-found", "stream-gone"]
 /** Closer to the bottom than this, it stays there. */
 const BOTTOM_PX = 40
@@ -274,7 +276,7 @@ export class StreamView {
     if (!piece.data.length) return
     this.#content.querySelector(".empty")?.remove()
     const block = element(this.#view === "Messages" ? "div" : "span", isNew ? "block new" : "block")
-    if (this.#view === "Messages") block.append(...piece.rows.map(drawRow))
+    if (this.#view === "Messages") block.append(...drawRows(piece.rows))
     else block.textContent = this.#view === "Text" ? visible(this.#text(piece)) : this.#dump(piece)
     piece.block = block
     const parent = this.#view === "Messages" ? this.#content : this.#content.querySelector("pre.flow")
@@ -564,6 +566,18 @@ function action(text, wanted) {
     button.dispatchEvent(new CustomEvent("wanted", { detail: wanted, bubbles: true })),
   )
   return button
+}
+
+/** @param {string[]} rows */
+function drawRows(rows) {
+  const chunks = []
+  for (let at = 0; at < rows.length; at += CHUNK) {
+    const chunk = element("div", "rows")
+    chunk.append(...rows.slice(at, at + CHUNK).map(drawRow))
+    chunk.style.setProperty("--rows", String(chunk.childElementCount))
+    chunks.push(chunk)
+  }
+  return chunks
 }
 
 /** @param {string} raw */
