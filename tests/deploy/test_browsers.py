@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import httpx2
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from tests.browser import Chromium
 from tests.deploy.proxies import Nginx, nginx
@@ -69,3 +69,13 @@ def test_http_1_has_six(page: Page, proxy: Nginx) -> None:
     page.evaluate("sources.find(source => source.readyState === EventSource.OPEN).close()")
     page.wait_for_function(f"({SEEN})() === 7")
     assert page.evaluate(OPEN) == 6
+
+
+def test_the_inspector_behind_nginx(page: Page, proxy: Nginx) -> None:
+    """Where it is, it and the server know: by TLS, at another port, over HTTP/2."""
+    page.goto(f"https://localhost:{proxy.tls.port}/-/ui#/s/7")
+    expect(page.locator(".follow")).to_have_attribute("data-state", "live")
+    append_everywhere(proxy)
+    expect(page.locator(".content")).to_contain_text("news")
+    created = page.evaluate("fetch('/new', {method: 'PUT'}).then(answer => answer.headers.get('location'))")
+    assert created == f"https://localhost:{proxy.tls.port}/new"
