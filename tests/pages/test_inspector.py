@@ -63,7 +63,8 @@ def test_streams_are_listed_searched_and_paged_through(page: Page, url: str) -> 
     for number in range(LISTED + 5):
         request("PUT", f"{url}/chats/{number:03d}", JSON)
     request("PUT", f"{url}/done", TEXT, b"x" * 1234, stream_closed="true")
-    inspect(page, url)
+    inspect(page, url, "/chats/150")
+    expect(page.locator("#list [aria-current]")).to_be_in_viewport()
     expect(listed(page)).to_have_count(LISTED)
     expect(page.locator("#count")).to_have_text(f"{LISTED}+ streams")
     page.click("#more")

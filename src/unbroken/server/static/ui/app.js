@@ -34,7 +34,7 @@ function go() {
   else if (place === "metrics") showMetrics()
   else showWelcome()
   markChosen()
-  byId("list").querySelector("[aria-current]")?.scrollIntoView({ block: "nearest" })
+  revealChosen()
 }
 
 /** @param {string} place the stream's path, encoded */
@@ -104,6 +104,7 @@ async function list({ more = false } = {}) {
   listing.abort()
   listing = new AbortController()
   const { signal } = listing
+  const isFirst = !byId("list").childElementCount
   const prefix = byId("prefix").value
   const query = { prefix: prefix && asPath(prefix), after: more ? next : "", limit: String(LISTED) }
   const given = Object.fromEntries(Object.entries(query).filter(([, value]) => value))
@@ -134,6 +135,7 @@ async function list({ more = false } = {}) {
   }
   byId("more").hidden = !next
   markChosen()
+  if (isFirst) revealChosen()
 }
 
 /** @param {Problem} problem */
@@ -160,6 +162,10 @@ function drawListed({ path, contentType, nextOffset, createdAt, closed }) {
   link.title = `${contentType}, created ${age(createdAt)}${age(createdAt) === "now" ? "" : " ago"}`
   row.append(link)
   return row
+}
+
+function revealChosen() {
+  byId("list").querySelector("[aria-current]")?.scrollIntoView({ block: "nearest" })
 }
 
 function markChosen() {
