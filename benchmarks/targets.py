@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from benchmarks.contenders import CLIENT, FLOOR, NGINX, SQLITE
 from benchmarks.report import Rounds, compare, medians
-from benchmarks.scenarios import BARE, Fact
+from benchmarks.scenarios import BARE, BESIDE_BODIES, Fact
 
 __all__ = ["verdicts"]
 
@@ -82,6 +82,11 @@ def _of_client(scenario: str) -> Callable[[_Found], _Value | None]:
     return find
 
 
+def _longest_pause(found: _Found) -> _Value | None:
+    row = medians(found.rounds.get("pauses", ())).get(BESIDE_BODIES)
+    return None if row is None or row.longest_ms is None else _Value(row.longest_ms)
+
+
 def _over_bare(found: _Found) -> _Value | None:
     compared = compare(found.rounds.get("append-1x1", ()), SQLITE.name, BARE)
     return None if compared is None or compared.p50_us is None else _Value(compared.p50_us)
@@ -99,6 +104,7 @@ _TARGETS: Sequence[_Target] = (
     _Target(
         "10,000 streams to 100, 64 connections, each to the handler that does nothing", 0.7, True, "", _many_to_few
     ),
+    _Target("longest append beside bodies of 64 MiB", 10.0, False, " ms", _longest_pause),
     _Target("1 connection, p50 over a bare commit", 300.0, False, " µs", _over_bare),
     _Target(
         "1,000,000 streams, resident",

@@ -18,11 +18,12 @@ from benchmarks.scenarios.base import Figures, Measure, Pace, Scenario
 from benchmarks.scenarios.clients import ClientAppends, ClientLive, ClientReads
 from benchmarks.scenarios.growth import GrowthAppends, GrowthCatchUp
 from benchmarks.scenarios.many import Fact, ManyStreams
-from benchmarks.scenarios.pauses import Pauses
+from benchmarks.scenarios.pauses import BESIDE_BODIES, Pauses
 from benchmarks.scenarios.reads import CatchUpBytes, CatchUpLargeMessages, CatchUpMessages, FanOut
 
 __all__ = [
     "BARE",
+    "BESIDE_BODIES",
     "MANY_STREAMS",
     "RAW",
     "SCENARIOS",

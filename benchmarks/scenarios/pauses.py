@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.contenders import SQLITE, Contender
+import msgspec
+
+from benchmarks.contenders import SQLITE, Contender, commit_sizes, newest_commit
 from benchmarks.http import Streams
-from benchmarks.load import AppendLoad, Bodies, Deletes, Observed
-from benchmarks.processes import Process
+from benchmarks.load import AppendLoad, Bodies, Deletes, Observed, quantile_ms
+from benchmarks.processes import SERVER_CPU, Process, run_pinned
+from benchmarks.raw import Beside, Written
 from benchmarks.scenarios.base import (
     MIB,
     PREFIX,
@@ -28,7 +32,7 @@ from benchmarks.scenarios.base import (
 )
 from benchmarks.verify import check_appends, check_bytes
 
-__all__ = ["Pauses"]
+__all__ = ["BESIDE_BODIES", "Pauses"]
 
 _BODY_BYTES = 64 * MIB
 _BODIES_MAX = 8
@@ -37,6 +41,10 @@ _DELETE_CONNECTIONS = 16
 _DELETED_BYTES = 4096
 _SETTLE_S = 2.0
 """Until the server has tidied up after what was before."""
+
+_WRITE_S = 120.0
+BESIDE_BODIES = "beside bodies of 64 MiB"
+_RAW = "raw files, the same writes"
 
 _STREAMS = 100
 _LARGE = _STREAMS
@@ -55,6 +63,9 @@ class _State:
 
 class Pauses(Scenario):
     """Small appends: undisturbed, beside bodies of 64 MiB to another stream, and beside deletes of other streams.
+
+    What was written beside the bodies is then written to plain files in the same time: a log, synced for each commit,
+    and a database. An append waits for two commits at most, the one that is under way and its own.
 
     A run lasts as long as it is given, whatever is left of the disturbance: the longest of many latencies grows with
     their number.
@@ -81,8 +92,10 @@ class Pauses(Scenario):
             def measure() -> dict[str, Figures]:
                 time.sleep(_SETTLE_S)
                 alone = self._append(server, pace, state, None)
+                last_commit = newest_commit(directory)
                 bodies = self._append(server, pace, state, Bodies(path_of(_LARGE), _BODY_BYTES, _BODIES_MAX))
                 state.bodies += bodies.beside
+                raw = _write_raw(directory, bodies, commit_sizes(directory, last_commit))
                 first = _LARGE + 1 + state.created
                 create_streams(server, first, _DELETES, _DELETED_BYTES)
                 state.created += _DELETES
@@ -92,7 +105,8 @@ class Pauses(Scenario):
                 state.deleted.extend(range(first, first + deletes.beside))
                 return {
                     contender.name: _pauses(alone),
-                    "beside bodies of 64 MiB": _pauses(bodies),
+                    BESIDE_BODIES: _pauses(bodies),
+                    _RAW: raw,
                     "beside deletes": _pauses(deletes),
                 }
 
@@ -111,6 +125,23 @@ class Pauses(Scenario):
         observed = generate(AppendLoad(target, paths, self._connections, self.size_bytes, first_index, beside))
         state.acknowledged.extend(observed.acknowledged)
         return observed
+
+
+def _write_raw(directory: Path, bodies: Observed, sizes: list[int]) -> Figures:
+    """Write what the store wrote beside the bodies: each piece of them to a log and, later, to the database."""
+    large_bytes = bodies.beside * _BODY_BYTES
+    batch_bytes = (sum(sizes) + large_bytes) // len(sizes)
+    beside = Beside(str(directory), bodies.seconds, len(sizes), batch_bytes, large_bytes)
+    answer = run_pinned([sys.executable, "-m", "benchmarks.raw"], SERVER_CPU, msgspec.json.encode(beside), _WRITE_S)
+    written = msgspec.json.decode(answer, type=Written)
+    took_ms = sorted(1000 * seconds for seconds in written.batch_seconds)
+    return Figures(
+        rate=bodies.operations / written.seconds,
+        p50_ms=quantile_ms(took_ms, 0.5),
+        p99_ms=quantile_ms(took_ms, 0.99),
+        longest_ms=took_ms[-1],
+        cpu_us=1e6 * written.cpu_s / bodies.operations,
+    )
 
 
 def _pauses(observed: Observed) -> Figures:
