@@ -133,6 +133,7 @@ class _Call:
         self._uploaded = False
         self._over = asyncio.Event()  # the answer has been given, or nobody wants it any more
         self._failure: Exception | None = None
+        self._late_failure: Exception | None = None
         self._body = aiter(cast(httpx2.AsyncByteStream, request.stream))
 
     async def run(self, app: App, scope: dict[str, Any]) -> None:
@@ -141,7 +142,11 @@ class _Call:
             await app(scope, self._receive, self._send)
         except Exception as error:
             if self._over.is_set():
-                raise  # it is nobody's but the event loop's
+                self._late_failure = error
+                # Told now: a task that nobody waits for would only tell when it is collected as garbage.
+                context = {"message": "the application failed after its answer", "exception": error}
+                asyncio.get_running_loop().call_exception_handler(context)
+                return
             failed = httpx2.RemoteProtocolError(f"the application failed: {error!r}")
             self._failure = error if self._raises else failed
         if self._over.is_set():
@@ -188,8 +193,8 @@ class _Call:
             yield part
         if self._failure is not None:
             raise self._failure
-        if self._raises and self.task.done():
-            await self.task  # many applications answer 500 and then raise
+        if self._raises and self._late_failure is not None:
+            raise self._late_failure  # many applications answer 500 and then raise
 
     async def _in_time(self, waiting: Awaitable[T]) -> T:
         try:
