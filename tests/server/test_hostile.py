@@ -482,6 +482,24 @@ async def test_many_headers(serve_memory: Serve, count: int) -> None:
         assert (await site.get("/a")).body == b"hello"
 
 
+async def test_heads_of_many_small_fields_take_no_more_memory_than_others(tmp_path: Path) -> None:
+    """Unfinished, each on a connection of its own: in memory, thousands of short fields are more than their bytes."""
+    fields = b"".join(b"x%d: yy\r\n" % number for number in range(5000))
+    async with (
+        server_process(tmp_path, "--store", "memory", "--head-timeout", "5") as server,
+        AsyncExitStack() as stack,
+    ):
+        before = server.memory_bytes
+        endless = [await stack.enter_async_context(connect(*server.address, timeout_s=30)) for _ in range(100)]
+        for connection in endless:
+            with suppress(ConnectionError):
+                await connection.send(b"GET /a HTTP/1.1\r\n" + fields)
+        for connection in endless:
+            with suppress(ConnectionError):
+                await connection.read_eof()
+        assert server.peak_memory_bytes - before < 20 * MEBIBYTE
+
+
 async def test_repeated_header_costs_linear_time(serve_memory: Serve) -> None:
     """The same header 50,000 times. Repeated ones are joined by commas, which must not be quadratic."""
     async with serve_memory() as site, site.connect(timeout_s=30) as connection:

@@ -27,6 +27,7 @@ GOOD: list[tuple[str, str, Any]] = [
     ("max_total_size", "5GB", 5 * 10**9),
     ("disk_reserve", "1GiB", 2**30),
     ("max_bodies_size", "1MiB", 2**20),
+    ("max_answers_size", "1MiB", 2**20),
     ("append_rate", "100", 100),
     ("append_bandwidth", "10KiB", 10_240),
     ("max_live_reads", "0", 0),

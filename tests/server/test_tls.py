@@ -38,6 +38,15 @@ async def ask(address: Address, trusted: Path) -> tuple[bytes, bytes]:
             writer.close()
 
 
+async def test_handshake_that_never_ends(made: Certificate, tmp_path: Path) -> None:
+    """It takes as long as a head may, not a minute."""
+    flags = ("--tls-cert", str(made.chain), "--tls-key", str(made.key), "--head-timeout", "0.3")
+    async with server_process(tmp_path, *flags) as server, connect(*server.address) as silent:
+        assert await silent.read_eof() == b""
+        answered, _ = await ask(server.address, made.chain)
+        assert b"201 Created" in answered
+
+
 async def test_https_and_a_new_certificate(made: Certificate, tmp_path: Path) -> None:
     flags = ("--tls-cert", str(made.chain), "--tls-key", str(made.key))
     async with server_process(tmp_path, *flags) as server:

@@ -49,6 +49,7 @@ _FLAGS = {
         "max_total_size": "Greatest size of all streams together, or none. (none)",
         "disk_reserve": "Of the disk, left free: nothing but deletes is taken once no more is. (128MiB)",
         "max_bodies_size": "Greatest size of all request bodies under way. (256MiB)",
+        "max_answers_size": "Greatest size of all answers that readers are slow to take. (256MiB)",
         "append_rate": "Appends in a second, or none. (none)",
         "append_bandwidth": "Bytes appended in a second, or none. (none)",
         "principal_append_rate": "Appends in a second by each client that is recognised, or none. (10000)",

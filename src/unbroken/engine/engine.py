@@ -68,6 +68,8 @@ _log = logging.getLogger("unbroken.engine")
 _SWEEP_INTERVAL_S = 0.5
 _RELEASES_MAX = 256
 _DELETES_MAX = 256
+# What one of them reads others have to wait for, and what it has read takes memory.
+_LONG_READS_MAX = 2
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -101,7 +103,7 @@ class Engine:
         self._quota = quota
         self._background: list[asyncio.Future[Any]] = []
         self._framing = asyncio.Semaphore(1)
-        self._counting = asyncio.Semaphore(1)
+        self._long_reads = asyncio.Semaphore(_LONG_READS_MAX)
         self._measures = CommitMeasures()
         self._begin()
 
@@ -350,8 +352,7 @@ class Engine:
         if not state.json:
             point: int | None = position + sub_offset
         elif await begins_message(self.store, state, position):
-            # One at a time: what this one reads others have to wait for.
-            async with self._counting:
+            async with self._long_reads:
                 point = await count_messages(self.store, state, position, sub_offset)
         else:
             raise InvalidOffset("the offset is inside a message")
@@ -425,8 +426,8 @@ class Engine:
             InvalidOffset, OffsetGone, StreamNotFound, StreamGone, InvalidPath, StoreError.
         """
         state = self.touch(parse_path(path))
-        reading = read_page_before(self.store, state, _position(state, offset), self._page_bytes(limit_bytes))
-        return await self._unless_deleted(state, reading)
+        end, size_bytes = _position(state, offset), self._page_bytes(limit_bytes)
+        return await self._unless_deleted(state, read_page_before(self.store, state, end, size_bytes, self._long_reads))
 
     async def offset_since(self, path: str, since: datetime) -> Offset:
         """Where what was committed at a time or later begins: after the last byte that was committed before it.
@@ -456,7 +457,8 @@ class Engine:
             StreamNotFound, StreamGone: the stream was deleted meanwhile.
             StoreError: the store is damaged.
         """
-        return await self._unless_deleted(state, read_page(self.store, state, start, self._page_bytes(limit_bytes)))
+        size_bytes = self._page_bytes(limit_bytes)
+        return await self._unless_deleted(state, read_page(self.store, state, start, size_bytes, self._long_reads))
 
     def _page_bytes(self, limit_bytes: int | None) -> int:
         return self.page_bytes if limit_bytes is None else min(limit_bytes, self.page_bytes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -91,7 +92,7 @@ async def _read(store: Store, state: StreamState, start: int, end: int) -> bytes
     return data
 
 
-async def read_page(store: Store, state: StreamState, start: int, limit_bytes: int) -> Page:
+async def read_page(store: Store, state: StreamState, start: int, limit_bytes: int, turns: asyncio.Semaphore) -> Page:
     """Read the page that begins at a position.
 
     Args:
@@ -100,6 +101,7 @@ async def read_page(store: Store, state: StreamState, start: int, limit_bytes: i
         start: a position of it.
         limit_bytes: the page's greatest size. A JSON page ends on a message boundary and holds at least one message,
             however large.
+        turns: for one of them is waited before a message that is larger than a page is read: it may be large indeed.
 
     Raises:
         InvalidOffset: the position is inside a JSON message.
@@ -117,7 +119,8 @@ async def read_page(store: Store, state: StreamState, start: int, limit_bytes: i
         raise InvalidOffset("the offset is inside a message")
     cut = data.rfind(SEPARATOR, lead) + 1
     if not cut:
-        data += await _rest_of_message(store, state, end)
+        async with turns:
+            data += await _rest_of_message(store, state, end)
         cut = len(data)
     return Page(state, start, start - lead + cut, data[lead:cut])
 
@@ -146,7 +149,9 @@ def _steps() -> Iterator[int]:
         step_bytes = min(2 * step_bytes, _STEP_BYTES_MAX)
 
 
-async def read_page_before(store: Store, state: StreamState, end: int, limit_bytes: int) -> Page:
+async def read_page_before(
+    store: Store, state: StreamState, end: int, limit_bytes: int, turns: asyncio.Semaphore
+) -> Page:
     """Read the page that ends at a position.
 
     Args:
@@ -155,6 +160,7 @@ async def read_page_before(store: Store, state: StreamState, end: int, limit_byt
         end: a position of it.
         limit_bytes: the page's greatest size. A JSON page begins on a message boundary and holds at least one message,
             however large.
+        turns: see `read_page`.
 
     Raises:
         InvalidOffset: the position is inside a JSON message.
@@ -172,7 +178,11 @@ async def read_page_before(store: Store, state: StreamState, end: int, limit_byt
         raise InvalidOffset("the offset is inside a message")
     if lead:
         cut = data.find(SEPARATOR, 0, -1) + 1
-        data = data[cut:] if cut else await _beginning_of_message(store, state, start - lead) + data
+        if cut:
+            data = data[cut:]
+        else:
+            async with turns:
+                data = await _beginning_of_message(store, state, start - lead) + data
     return Page(state, end - len(data), end, data)
 
 

@@ -46,6 +46,7 @@ from unbroken.server.request_log import RequestLog
 from unbroken.server.reserved import RESERVED_PATHS, Reserved
 from unbroken.server.settings import Settings
 from unbroken.server.shares import WriteRates, limits_writes
+from unbroken.server.untaken import Untaken
 
 __all__ = ["App"]
 
@@ -81,7 +82,8 @@ class App:
         if limits_writes(settings, knows_clients=access is not None):
             self._rates = WriteRates(settings, time.monotonic)
         self._small_bytes = min(_SMALL_BYTES, settings.max_body)
-        self._reads = Reads(engine, settings, access)
+        self.untaken = Untaken(settings.max_answers_size)
+        self._reads = Reads(engine, settings, self.untaken, access)
         self.metrics = Metrics()
         self._request_log = RequestLog() if settings.access_log or settings.log_level == "debug" else None
         self._seldom = Seldom()
@@ -106,6 +108,7 @@ class App:
         yield Metric("frames_total", "counter", text, frames, ("result",))
         text = "Request bodies that are being received or stored."
         yield Metric("bodies_bytes", "gauge", text, self.bodies_bytes)
+        yield from self.untaken.metrics()
         yield from self.engine.metrics()
         yield from process_metrics()
 

@@ -21,6 +21,7 @@ from unbroken.server.guard import create_access, host_policy
 from unbroken.server.http import ClientGone, Request, Response, join_fields
 from unbroken.server.settings import Settings
 from unbroken.server.signals import on_stop_signal
+from unbroken.server.untaken import STALLED_S
 
 __all__ = ["AsgiApp", "AsgiRequest", "Receive", "Scope", "Send"]
 
@@ -30,7 +31,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 _log = logging.getLogger("unbroken.server")
-_STALLED_S = 60.0
+# `unbroken serve` cuts off whoever takes nothing by itself, and earlier: other servers might wait for ever.
+_STALLED_S = STALLED_S + 10
 
 
 class AsgiApp:
@@ -209,4 +211,5 @@ async def _send_response(request: AsgiRequest, response: Response, send: Send) -
             except TimeoutError:
                 _log.info("a reader took nothing for %g s and is cut off", _STALLED_S)
                 return
+            del part  # what is sent is not held until there is more
     await send({"type": "http.response.body", "body": b""})

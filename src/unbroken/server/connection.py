@@ -28,6 +28,7 @@ from unbroken.server.cors import ALWAYS
 from unbroken.server.http import ConnectionLimits, Headers, Request, Response, join_fields
 from unbroken.server.metrics import Metrics
 from unbroken.server.problems import problem
+from unbroken.server.untaken import Untaken
 
 __all__ = ["HEAD_BYTES_MAX", "Connection"]
 
@@ -41,6 +42,8 @@ _COPIED_BYTES_MAX = 16 * 1024
 _IDLE_GIVES_WAY_S = 2.0
 _LOOKED_AT = 64
 """So many connections are looked at for one that is idle: whoever comes when there are too many must not cost much."""
+_FIELD_COST_BYTES = 128
+"""What a field costs in memory beside its bytes: a head of thousands of empty ones would be ten times its size."""
 _UNUSUAL = {b"expect", b"transfer-encoding", b"upgrade", b"x-forwarded-proto"}
 
 
@@ -59,6 +62,7 @@ class Connection(HttpToolsProtocol):
     """What answers those who take the short cut; None if nobody is to."""
     _limits = ConnectionLimits()
     _metrics: Metrics | None = None
+    _untaken: Untaken | None = None
     _overhead_bytes = 0
     _held: Fields | None = None
     """The headers of a request that uvicorn does not know of yet: its body may be about to come."""
@@ -83,6 +87,7 @@ class Connection(HttpToolsProtocol):
             self._limits = app.app.connection_limits
             self._metrics = app.app.metrics
             self._metrics.connected()
+            self._untaken = app.app.untaken
             if not (self.access_log or self.root_path or app.app.decides_by_scope):
                 self._app = app.app
         if len(self.connections) > self._limits.connections and not self._takes_place_of_idle():
@@ -196,7 +201,7 @@ class Connection(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header was read, or a trailer."""
-        self._fields_bytes += len(name) + len(value)
+        self._fields_bytes += len(name) + len(value) + _FIELD_COST_BYTES
         if self._fields_bytes > HEAD_BYTES_MAX:
             raise _HeadIsTooLarge
         self.headers.append((name.lower(), value))
@@ -313,6 +318,9 @@ class Connection(HttpToolsProtocol):
 
     def timeout_keep_alive_handler(self) -> None:
         """Close the connection if the client was waited for long enough; if not, look again when that might be."""
+        if self.transport.is_closing():
+            self._see_off()
+            return
         if self._waits_since_s is None:
             self._watch(min(self._limits.head_timeout_s, self._limits.idle_timeout_s))
             return
@@ -321,12 +329,35 @@ class Connection(HttpToolsProtocol):
             self._watch(left_s)
         elif self._in_head:
             self._refuse(RequestTimeout(f"the head did not arrive within {self._limits.head_timeout_s:g} s"))
-        elif not self.transport.is_closing():
+            self._see_off()
+        else:
             self.transport.close()
+            self._see_off()
+
+    # --- waiting for it to take its answers --------------------------------------------------------------------------
+
+    def pause_writing(self) -> None:
+        """The client takes its answers more slowly than they come."""
+        super().pause_writing()
+        if self._untaken is not None:
+            self._untaken.begin(self.transport)
+
+    def resume_writing(self) -> None:
+        """It has taken most of it."""
+        super().resume_writing()
+        if self._untaken is not None and not self.transport.is_closing():
+            self._untaken.end(self.transport)
+
+    def _see_off(self) -> None:
+        """A connection that is closed lives on until its client has taken what is left: that must not be for ever."""
+        if self._untaken is not None and self.transport.get_write_buffer_size():
+            self._untaken.begin(self.transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone, or the connection was closed."""
         self._unwatch()
+        if self._untaken is not None:
+            self._untaken.end(self.transport)
         if self._metrics is not None:
             self._metrics.disconnected()
         self._later = b""

@@ -25,6 +25,7 @@ from unbroken.server.http import Headers, Request, Response
 from unbroken.server.settings import Settings
 from unbroken.server.shares import LiveReads
 from unbroken.server.sse import Batches
+from unbroken.server.untaken import Untaken
 
 __all__ = ["Reads"]
 
@@ -44,11 +45,13 @@ class Reads:
     Args:
         engine: where the streams are.
         settings: how long live reads last, and how many there may be.
+        untaken: knows whether there is room for another large answer.
         access: says for how long their reader may go on; None if for ever.
     """
 
-    def __init__(self, engine: Engine, settings: Settings, access: Access | None = None) -> None:
+    def __init__(self, engine: Engine, settings: Settings, untaken: Untaken, access: Access | None = None) -> None:
         self._engine = engine
+        self._untaken = untaken
         self._access = access
         self._long_poll_timeout_s = settings.long_poll_timeout
         self._sse_lifetime_s = settings.sse_lifetime
@@ -81,6 +84,7 @@ class Reads:
         else:
             anchor = Anchor.BEGINNING if query.offset is None else query.offset
             page = await self._engine.read(path, anchor, limit_bytes=query.limit_bytes)
+        self._untaken.check(len(page.data))
         begins: Headers = []
         if page.start and (query.before is not None or query.since_ms is not None):
             # Whoever did not name the place where it begins is told.
@@ -139,6 +143,7 @@ class Reads:
             if lease.over:
                 raise InvalidToken("the token has expired or was revoked")
         assert page is not None
+        self._untaken.check(len(page.data))
         cursor = (b"stream-cursor", b"%d" % self._cursor(query.cursor))
         if page.data and _is_momentary(query):
             return Response(200, [*self._page_headers(page), cursor, _NO_STORE], page.body)
@@ -177,6 +182,7 @@ class Reads:
             headers.append((b"stream-sse-data-encoding", b"base64"))
         # The first page comes before the head: only then can an offset inside a message still be refused.
         first = await follower.next(0)
+        self._untaken.check(0 if first is None else len(first.data))
         batches = Batches(state, start, self.frames, self._cursor(query.cursor))
         return Response(200, headers, self._events(request, follower, batches, first))
 
@@ -192,8 +198,12 @@ class Reads:
                     yield batches.farewell()
                     return
                 if page is not None:
-                    yield batches.encode(page, self._cursor(None))
-                    if page.closed:
+                    closed, events = page.closed, batches.encode(page, self._cursor(None))
+                    # A reader that waits holds no page, nor what became of it.
+                    page = None
+                    yield events
+                    del events
+                    if closed:
                         return
                 elif follower.ended:
                     yield batches.farewell()
@@ -204,6 +214,7 @@ class Reads:
                     return
                 try:
                     page = await follower.next(min(self._sse_heartbeat_s, max(0.0, end_s - clock())))
+                    self._untaken.check(0 if page is None else len(page.data))
                 except UnbrokenError as error:
                     # Deleted, most likely. The status is long sent; whoever connects again is told.
                     facts = {"request_id": request.id, "path": follower.state.path, "code": error.code}

@@ -39,6 +39,7 @@ async def _counted(request: Request, status: int, parts: AsyncIterator[bytes]) -
             async for part in parts:
                 size_bytes += len(part)
                 yield part
+                del part
     finally:
         _write(request, status, size_bytes)
 

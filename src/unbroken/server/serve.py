@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import uvicorn
 
@@ -40,12 +41,23 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self.on_started()
-
     on_started: Callable[[], None]
+    handshake_timeout_s: float
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Uvicorn's own cannot be told how long a TLS handshake may take."""
+        config = self.config
+        for listener in sockets or ():
+            server = await asyncio.get_running_loop().create_server(
+                partial(Connection, config, self.server_state, self.lifespan.state),
+                sock=listener,
+                backlog=config.backlog,
+                ssl=config.ssl,
+                ssl_handshake_timeout=self.handshake_timeout_s if config.ssl else None,
+            )
+            self.servers.append(server)
+        self.started = True
+        self.on_started()
 
 
 def run(settings: Settings) -> int:
@@ -115,6 +127,7 @@ async def _serve(settings: Settings, tls: Certificate | None) -> None:
         )
         if app.app.access is None and settings.insecure:
             _log.warning("everybody who can reach %s is served without being asked who they are", settings.host)
+        server.servers, server.handshake_timeout_s = [], settings.head_timeout
         server.on_started = lambda: _greet(settings, listener, guarded=app.app.access is not None)
         _stop_on_signals(server, app)
         if tls is not None:

@@ -45,6 +45,7 @@ class Settings:
         max_total_size: greatest size of all streams together, in bytes.
         disk_reserve: bytes of the disk that are left free: nothing but deletes is taken once no more are.
         max_bodies_size: greatest size of all request bodies that are being received or stored, in bytes.
+        max_answers_size: greatest size of all answers together that their readers are slow to take, in bytes.
         append_rate: greatest number of appends and creations in a second; None for no limit, as with the next three.
         append_bandwidth: greatest number of bytes in them in a second.
         principal_append_rate: as ``append_rate``, by each client that is recognised.
@@ -88,6 +89,7 @@ class Settings:
     max_total_size: int | None = None
     disk_reserve: int = 128 * 1024 * 1024
     max_bodies_size: int = 256 * 1024 * 1024
+    max_answers_size: int = 256 * 1024 * 1024
     append_rate: int | None = None
     append_bandwidth: int | None = None
     principal_append_rate: int | None = 10_000
@@ -257,6 +259,7 @@ _PARSERS: Mapping[str, Any] = {
     "max_total_size": _or_none(_size(0, 10**15)),
     "disk_reserve": _size(16 * 2**20, 2**50),
     "max_bodies_size": _size(2**20, 2**40),
+    "max_answers_size": _size(2**20, 2**40),
     "append_rate": _or_none(_number(1, 10**9)),
     "append_bandwidth": _or_none(_size(1, 10**12)),
     "principal_append_rate": _or_none(_number(1, 10**9)),
