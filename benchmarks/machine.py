@@ -17,7 +17,7 @@ from benchmarks import nginx
 
 __all__ = ["describe", "durable_directory"]
 
-_LIBRARIES = ("unbroken", "uvicorn", "httptools", "uvloop", "msgspec", "apsw")
+_LIBRARIES = ("unbroken", "uvicorn", "httptools", "uvloop", "msgspec", "apsw", "httpx2")
 _VOLATILE = ("tmpfs", "ramfs")
 _SYNCS = 200
 
