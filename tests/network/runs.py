@@ -10,29 +10,21 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import signal
-import sqlite3
-import sys
-from asyncio.subprocess import PIPE
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
-import msgspec
-
 from tests.network import drivers
-from tests.network.consumer import Order
 from tests.network.decks import Deck
 from tests.network.feeds import Feed, Kind, Ledger
 from tests.network.servers import ServerKind, Writer, read_all, running
 from unbroken.testing import ServerProcess
 from unbroken.testing.proxy import KINDS, FaultyProxy
 
-__all__ = ["Run", "Scene", "append", "consume_at_least", "consume_exactly", "follow", "produce", "read"]
+__all__ = ["Act", "Run", "Scene", "append", "follow", "produce", "read", "write"]
 
 RUN_S = 100.0
 PATH = "/v1/stream/"
@@ -158,13 +150,19 @@ async def follow(scene: Scene) -> None:
     ledger = Ledger(feed)
     leave_at = run.draw("leave", run.leaves, feed.size)
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(_write(scene, feed, lambda: ledger.size))
+        tasks.create_task(write(scene, feed, lambda: ledger.size))
         await scene.call(drivers.follow, drivers.follow_sync, run.live, ledger, leave_at)
         ledger.check()
 
 
-async def _write(scene: Scene, feed: Feed, read: Callable[[], int]) -> None:
-    """Append everything, now as fast as it goes, now when all has been read. Kill the server in the middle of it."""
+async def write(scene: Scene, feed: Feed, read: Callable[[], int]) -> None:
+    """Append everything, now as fast as it goes, now when all has been read. Kill the server in the middle of it.
+
+    Args:
+        scene: where.
+        feed: what.
+        read: how much has been read, as a ledger counts.
+    """
     run, writer = scene.run, scene.writer
     chance = Random(f"write {run.seed}")
     bodies = list(feed.pieces())
@@ -196,78 +194,6 @@ def _kill(server: ServerProcess) -> None:
     server.start()
 
 
-async def consume_exactly(scene: Scene) -> None:
-    """Consume a stream while it is written, by processes that are killed; what comes is kept together with where."""
-    feed = scene.run.feed()
-    database = scene.folder / f"{scene.writer.path.rpartition('/')[2]}.db"
-    with closing(sqlite3.connect(database)) as connection:
-        connection.execute("CREATE TABLE seen (data)")
-        await _consume(scene, feed, Order(scene.url, scene.run.live, scene.run.sync, database=str(database)))
-        ledger = Ledger(feed)
-        for (data,) in connection.execute("SELECT data FROM seen ORDER BY rowid"):
-            ledger.add(json.loads(data) if feed.kind == "json" else data)
-    ledger.check()
-
-
-async def consume_at_least(scene: Scene) -> None:
-    """Consume a stream while it is written, by processes that are killed, and that keep where they are in a file."""
-    feed = scene.run.feed()
-    file = scene.folder / f"{scene.writer.path.rpartition('/')[2]}.json"
-    order = Order(scene.url, scene.run.live, scene.run.sync, file=str(file))
-    lives = await _consume(scene, feed, order)
-    due = 0
-    for numbers in filter(None, lives):
-        assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
-        assert numbers[0] <= due, f"{due} was due, and a consumer began with {numbers[0]}"
-        due = numbers[-1] + 1
-    assert due == scene.run.count
-    again: list[int] = []
-    await _consume_until(None, order, again, lambda: 0)
-    assert again == [], "the end was not kept"
-
-
-async def _consume(scene: Scene, feed: Feed, order: Order) -> list[list[int]]:
-    """Run consumers, one after the other is killed, while the stream is written.
-
-    Returns:
-        What each has told.
-    """
-    lives: list[list[int]] = []
-
-    def read() -> int:
-        if feed.kind != "json":
-            return sum(map(sum, lives))
-        return max((numbers[-1] + 1 for numbers in lives if numbers), default=0)
-
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(_write(scene, feed, read))
-        for stop in [*scene.run.draw("leave", scene.run.leaves, feed.size), None]:
-            lives.append([])
-            await _consume_until(stop, order, lives[-1], read)
-    return lives
-
-
-async def _consume_until(stop: int | None, order: Order, numbers: list[int], read: Callable[[], int]) -> None:
-    """Run a consumer until so much has come, then kill it; or to its end."""
-    command = (sys.executable, "-m", "tests.network.consumer", msgspec.json.encode(order).decode())
-    consumer = await asyncio.create_subprocess_exec(*command, stdout=PIPE)
-    assert consumer.stdout is not None
-    is_killed = False
-    try:
-        async for line in consumer.stdout:
-            numbers.append(int(line))
-            if stop is not None and not is_killed and read() >= stop:
-                consumer.kill()
-                is_killed = True
-        code = await consumer.wait()
-    except BaseException:
-        if not is_killed:
-            consumer.kill()
-        await consumer.wait()
-        raise
-    assert code == (0 if stop is None else -signal.SIGKILL), code
-
-
 async def produce(scene: Scene) -> None:
     """Produce a stream, one producer after the other, and read it past the proxy."""
     run, feed = scene.run, scene.run.feed()
@@ -281,7 +207,7 @@ async def produce(scene: Scene) -> None:
 
 async def _kill_at_requests(scene: Scene) -> None:
     """Kill the server when so many requests have been made."""
-    for number in scene.run.draw("kill", scene.kills, scene.run.count // 20):
+    for number in scene.run.draw("kill", scene.kills, scene.run.count // 40):
         await _until(lambda: scene.proxy.requests, number)
         await asyncio.to_thread(_kill, scene.server)
 

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.network.consuming import consume_at_least, consume_exactly
 from tests.network.drivers import Live
 from tests.network.feeds import Kind
-from tests.network.runs import Act, Run, append, consume_at_least, consume_exactly, follow, produce, read
+from tests.network.runs import Act, Run, append, follow, produce, read
 from tests.network.servers import SERVERS, ServerKind
 from unbroken.testing.proxy import KINDS
 
