@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import httpx2
@@ -56,6 +57,19 @@ def stats(*arguments: str) -> Done:
     return Done(done.returncode, done.stdout, done.stderr)
 
 
+@contextmanager
+def started(command: list[str], streams: dict[str, int]) -> Iterator[subprocess.Popen[bytes]]:
+    """A command, which does not outlive the block."""
+    with subprocess.Popen(command, env=ENVIRONMENT, **streams) as process:  # type: ignore[call-overload]
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+STREAMS = ("stdin", "stdout", "stderr")
+
+
 def test_once(server: Address) -> None:
     code, out, err = stats(server.url)
     assert (code, err) == (0, "")
@@ -77,19 +91,14 @@ def test_json(server: Address) -> None:
 def test_watching_on_a_terminal(server: Address) -> None:
     """One screen that is written over, with rates; Ctrl-C ends it without a word."""
     leader, follower = pty.openpty()
-    with subprocess.Popen(
-        command(server.url, "--watch", "--interval", "0.1"),
-        env=ENVIRONMENT,
-        stdin=follower,
-        stdout=follower,
-        stderr=follower,
-    ) as process:
+    with started(command(server.url, "--watch", "--interval", "0.1"), dict.fromkeys(STREAMS, follower)) as process:
         os.close(follower)
         shown = b""
         while shown.count(b"live reads") < 3:
             shown += os.read(leader, 4096)
-        httpx2.post(server.url + "/a", headers=TEXT, content=b"!")
+        # Not every look is drawn: there are appends until one that met some is.
         while not re.search(rb"p50, p99 at most.{0,40}[0-9.]+ ms, [0-9.]+ ms", shown[-2000:], re.DOTALL):
+            httpx2.post(server.url + "/a", headers=TEXT, content=b"!")
             shown += os.read(leader, 4096)
         process.send_signal(signal.SIGINT)
         while True:
@@ -106,11 +115,8 @@ def test_watching_on_a_terminal(server: Address) -> None:
 
 def test_watching_in_a_pipe(server: Address) -> None:
     """A line of JSON each time; who has seen enough ends it."""
-    with subprocess.Popen(
-        command(server.url, "--json", "--watch", "--interval", "0.1"),
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+    with started(
+        command(server.url, "--json", "--watch", "--interval", "0.1"), dict.fromkeys(STREAMS, subprocess.PIPE)
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
