@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,10 @@ settings.register_profile("local", deadline=None)
 settings.register_profile("full", deadline=None, max_examples=1000)
 if settings.get_current_profile_name() == "default":
     settings.load_profile("local")
+
+# Whoever starts the tests in the background may have told them to ignore Ctrl-C, and so every program they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _FACTS = pytest.StashKey[list[str]]()
 
