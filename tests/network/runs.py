@@ -58,7 +58,7 @@ class Run:
     live: drivers.Live = "auto"
     seed: int = 1
     sync: bool = False
-    count: int = 2000
+    count: int = 1500
     leaves: int = 3
     kills: int = 0
     rate: float = 0.6
@@ -207,7 +207,7 @@ async def produce(scene: Scene) -> None:
 
 async def _kill_at_requests(scene: Scene) -> None:
     """Kill the server when so many requests have been made."""
-    for number in scene.run.draw("kill", scene.kills, scene.run.count // 40):
+    for number in scene.run.draw("kill", scene.kills, scene.run.count // 100):
         await _until(lambda: scene.proxy.requests, number)
         await asyncio.to_thread(_kill, scene.server)
 

@@ -81,7 +81,7 @@ async def test_producing(run: Run, tmp_path: Path, report_fact: Report) -> None:
     [
         Run("memory", "json", kinds=OF_REQUESTS),
         Run("sqlite", "text", sync=True, kinds=OF_REQUESTS),
-        Run("reference-files", "json", kinds=OF_REQUESTS),
+        Run("reference-memory", "json", kinds=OF_REQUESTS),
     ],
     ids=str,
 )
