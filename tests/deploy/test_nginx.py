@@ -14,6 +14,7 @@ from tests.deploy.proxies import Nginx, nginx
 from tests.engine.helpers import until
 from tests.server.site import JSON, TEXT, begin, closed, offset, problem_code
 from tests.server.sse import EventStream
+from unbroken.protocol.scopes import grant
 from unbroken.testing import (
     RawConnection,
     RawResponse,
@@ -23,6 +24,7 @@ from unbroken.testing import (
     encode_request,
     live_server,
 )
+from unbroken.tokens import TokenFile
 
 READERS = 1000
 PAGES = 8
@@ -290,6 +292,45 @@ async def test_readers_with_tokens_do_not_wait_for_one_another(tmp_path: Path) -
                 await until(lambda: len(server.engine.waiters) == 3)
                 await server.engine.append("/a", b"news")
                 assert [poll.body for poll in await asyncio.gather(*polls)] == [b"news"] * 3
+
+
+async def test_what_one_reader_may_see_is_not_shared(tmp_path: Path) -> None:
+    """However the token comes, and whatever is beside it. Who has none, or another's rights, is told so each time."""
+    file = TokenFile(tmp_path / "tokens.json")
+    alice, kept = file.create("alice", grant(admin="/**"), now_s=0)
+    bob, _ = file.create("bob", grant(read="/b"), now_s=0)
+    with deployed(tmp_path, f"--tokens-file={file.path}") as (_, proxy):
+        async with connect(*proxy.plain) as client:
+            await client.request("PUT", "/a", {**TEXT, "authorization": f"Bearer {alice}"}, b"secret")
+            place = f"offset={offset(1, 0)}"
+            targets = ("/a", "/a?offset=-1", f"/a?{place}", f"/a?before={offset(1, 6)}", f"/a?{place}&live=long-poll")
+            for target in targets:
+                joined = f"{target}{'&' if '?' in target else '?'}"
+                for mine in (
+                    (target, {"authorization": f"Bearer {alice}"}),
+                    (target, {"authorization": f"bearer {alice}", "cookie": "a=b"}),
+                    (f"{joined}token={alice}", {}),
+                ):
+                    for _ in range(2):
+                        answer = await client.request("GET", *mine)
+                        assert (answer.status, answer.body) == (200, b"secret"), mine
+                for others in (
+                    (target, {}),
+                    (target, {"authorization": "Basic Ym9i"}),
+                    (target, {"authorization": f"Bearer {bob}"}),
+                    (f"{joined}token={bob}", {}),
+                    (f"{joined}Token={alice}", {}),
+                    (f"{joined}token=", {}),
+                    (f"{joined}token=&token={alice}", {}),
+                    (f"{joined}x#&token={alice}", {}),
+                ):
+                    answer = await client.request("GET", *others)
+                    assert answer.status in (400, 401, 403), others
+                    assert b"secret" not in answer.body
+            file.revoke(kept.id)
+            async with asyncio.timeout(10):
+                while (await ask(client, f"/a?offset=-1&token={alice}")).status == 200:  # noqa: ASYNC110 (it is asked)
+                    await asyncio.sleep(0.05)
 
 
 async def test_everybody_is_sent_to_tls(tmp_path: Path) -> None:
