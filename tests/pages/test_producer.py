@@ -137,7 +137,8 @@ def test_what_is_sent_meanwhile_goes_with_the_next_request(
         bytes.send(part.buffer)
         await Promise.all([values.flush(), text.flush(), bytes.flush()])
     }""")
-    assert [post.target for post in recorder.requests if is_post(post)] == ["/a", "/text", "/bytes"]
+    # One request each; which of the three comes first is the browser's business.
+    assert sorted(post.target for post in recorder.requests if is_post(post)) == ["/a", "/bytes", "/text"]
     assert lab.read("/a") == [[number] for number in range(1000)]
     assert request("GET", f"{unbroken_server.url}/text").decode() == "one two drei €"
     assert request("GET", f"{unbroken_server.url}/bytes") == b"\x01\x02\x00\x00"
