@@ -220,3 +220,15 @@ async def test_idle_connection_is_closed(
         submit(*submitted[0])
         assert (await connection.read_response())["stream-next-offset"] == offset(1, 2)
         assert await connection.read_eof() == b""
+
+
+async def test_answers_on_one_connection_have_the_date_of_their_own(
+    serve_memory: Serve, connections: list[Connection]
+) -> None:
+    """Uvicorn puts new headers in the place of the old ones each second."""
+    async with serve_memory() as site, site.connect() as connection:
+        await site.create("/a", TEXT)
+        for second in ("1", "2"):
+            connections[0].server_state.default_headers = [(b"date", second.encode())]
+            assert (await connection.request("POST", "/a", TEXT, b"x"))["date"] == second
+            assert (await connection.request("GET", "/a"))["date"] == second

@@ -19,6 +19,7 @@ import httptools
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
 
 from unbroken.errors import HeadTooLarge, InvalidRequest, RequestTimeout, TooManyConnections, UnbrokenError
 from unbroken.protocol.headers import Fields
@@ -81,7 +82,7 @@ class Connection(HttpToolsProtocol):
         """A client has connected."""
         super().connection_made(transport)
         self.flow = _Flow(transport, self._has_more_to_do)
-        self._exchange = _Exchange(transport, self.server_state.default_headers, self.on_response_complete)
+        self._exchange = _Exchange(transport, self.server_state, self.on_response_complete)
         app = self.config.app
         if isinstance(app, AsgiApp):
             self._limits = app.app.connection_limits
@@ -432,12 +433,12 @@ class _Exchange:
     more_body = False
     response_started = False
 
-    def __init__(self, transport: asyncio.Transport, default_headers: Headers, on_response: Callable[[], None]) -> None:
+    def __init__(self, transport: asyncio.Transport, server: ServerState, on_response: Callable[[], None]) -> None:
         self.disconnected = False
         self.keep_alive = True
         self.response_complete = True
         self._transport = transport
-        self._default_headers = default_headers
+        self._server = server
         self._on_response = on_response
 
     async def run(self, app: App, request: Request) -> None:
@@ -453,7 +454,8 @@ class _Exchange:
         if self.disconnected:
             return
         self.response_complete = True
-        head, body = _encode(response, self._default_headers, keep_alive=self.keep_alive)
+        # Looked up each time: the date is among them.
+        head, body = _encode(response, self._server.default_headers, keep_alive=self.keep_alive)
         if len(body) < _COPIED_BYTES_MAX:
             self._transport.write(head + body)
         else:
