@@ -11,7 +11,7 @@ import pytest
 from tests.server.conftest import Serve
 from tests.server.process import server_process
 from tests.server.site import TEXT, Site, check_always, problem_code, until
-from unbroken.testing import connect, encode_request
+from unbroken.testing import connect, encode_chunk, encode_request
 
 MEBIBYTE = 1024 * 1024
 
@@ -240,7 +240,7 @@ async def test_upload_that_takes_too_long_is_given_up(serve_memory: Serve) -> No
 async def test_slow_uploads_make_way_when_memory_is_short(serve_memory: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that hold the memory and send nothing lose it to those that come, and are told; nobody else is."""
     monkeypatch.setattr("unbroken.server.bodies._SPAN_S", 0.1)
-    proxied = {**TEXT, "x-forwarded-proto": "http"}
+    chunked, body = {**TEXT, "transfer-encoding": "chunked"}, encode_chunk(b"y" * 900) + encode_chunk(b"")
     async with serve_memory(max_body=1000, max_bodies_size=4000) as site, AsyncExitStack() as stack:
         await site.create("/a", TEXT)
         holders = [await stack.enter_async_context(site.connect()) for _ in range(4)]
@@ -248,7 +248,7 @@ async def test_slow_uploads_make_way_when_memory_is_short(serve_memory: Serve, m
             await holder.send(encode_request("POST", "/a", {**TEXT, "content-length": "1000"}) + b"x" * 999)
         await until(lambda: site.app.app.bodies_bytes == 3996)
         await asyncio.sleep(0.2)  # so long that they are slow
-        assert (await site.post("/a", proxied, b"y" * 900)).status == 204
+        assert (await site.post("/a", chunked, body)).status == 204
         answers = {asyncio.create_task(holder.read_response()): holder for holder in holders}
         (told,), waiting = await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
         assert problem_code(told.result()) == (408, "request-timeout")

@@ -2,23 +2,30 @@
 
 A slow client is nothing bad: it may send what it makes as it makes it. But what it has sent takes up memory until the
 end, so there is a limit to silence, to the time a body takes in all, and to the bytes of all bodies together. When
-that last one is met, whoever is slowest has to go, not whoever comes.
+that last one is met, whoever comes does not pay for it: the client that holds most, if that is more than who comes
+would hold then, loses its slowest body. So each client gets as much as the others, however fast it is and on however
+many connections. Who comes to hold most may only drive out what is slow of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import io
+from collections import Counter
 
-from unbroken.errors import BodyTooLarge, InvalidBody, Overloaded, RequestTimeout
+from unbroken.errors import BodyTooLarge, InvalidBody, Overloaded, RequestTimeout, UnbrokenError
 from unbroken.server.http import Request
 from unbroken.server.settings import Settings
+from unbroken.server.shares import share_of
 
 __all__ = ["Body", "BodyReader"]
 
 _SPAN_S = 5.0
 """How long a body is watched before it is called slow."""
 _SLOW_BYTES_PER_S = 64 * 1024
+_SMALL_BYTES = 64 * 1024
+"""A body up to this that is there as soon as it is looked at is never refused: it lies in memory already, and soon will
+not."""
 
 
 class BodyReader:
@@ -34,6 +41,7 @@ class BodyReader:
         self._idle_timeout_s = settings.body_timeout
         self._timeout_s = settings.upload_timeout
         self.in_flight_bytes = 0
+        self._held: Counter[str] = Counter()
         self._arriving: set[Body] = set()
 
     async def read(self, request: Request) -> Body:
@@ -48,7 +56,7 @@ class BodyReader:
         declared = request.fields.get(b"content-length", b"")
         if declared.isdigit() and (len(declared) > 18 or int(declared) > self.max_bytes):
             raise BodyTooLarge(self.max_bytes)
-        body = Body(self)
+        body = Body(self, share_of(request), int(declared) if declared.isdigit() else None)
         try:
             if request.arrived is not None:
                 # Nothing to wait for, so no timer, which would cost as much as all the rest of this.
@@ -78,52 +86,92 @@ class BodyReader:
                 body.watch(now_s(), patience)
                 while (part := await request.next_part()) is not None:
                     body.add(part)
-                    if body.given_up:
-                        raise TimeoutError
+                    if body.given_up is not None:
+                        break
                     body.mark(now_s())
                     patience.reschedule(min(now_s() + self._idle_timeout_s, end_s))
+                if body.given_up is not None:  # perhaps in the moment in which the last of it came
+                    raise TimeoutError
         except TimeoutError:
-            if body.given_up:
-                raise RequestTimeout("others need the memory, and this body was the slowest to arrive") from None
+            if body.given_up is not None:
+                raise body.given_up from None
             if now_s() >= end_s:
                 raise RequestTimeout(f"the body did not arrive within {self._timeout_s:g} s") from None
             raise RequestTimeout(f"no byte of the body arrived for {self._idle_timeout_s:g} s") from None
         finally:
             self._arriving.discard(body)
 
-    def reserve(self, size_bytes: int) -> None:
-        """Count bytes as in flight.
+    def reserve(self, body: Body, size_bytes: int) -> None:
+        """Count bytes of a body as in flight.
 
         Raises:
             Overloaded: there are too many already.
         """
-        while self.in_flight_bytes + size_bytes > self._in_flight_bytes_max:
-            if not self._give_up_slowest():
+        small = size_bytes <= _SMALL_BYTES and size_bytes == body.declared_bytes
+        while self.in_flight_bytes + size_bytes > self._in_flight_bytes_max and not small:
+            if not self._make_room(body.client, self._held[body.client] + size_bytes):
                 raise Overloaded("too many request bodies are in flight")
         self.in_flight_bytes += size_bytes
+        self._held[body.client] += size_bytes
 
-    def release(self, size_bytes: int) -> None:
-        """Count bytes as dealt with."""
+    def release(self, body: Body, size_bytes: int) -> None:
+        """Count bytes of a body as dealt with."""
         self.in_flight_bytes -= size_bytes
+        self._held[body.client] -= size_bytes
+        if not self._held[body.client]:
+            del self._held[body.client]
 
-    def _give_up_slowest(self) -> bool:
-        """Drop the slowest of the bodies that are arriving, if any of them is slow."""
+    def _make_room(self, client: str, wanted_bytes: int) -> bool:
+        """Drop one of the bodies that are arriving, if any of them has to go.
+
+        Args:
+            client: who needs the room.
+            wanted_bytes: how much it would hold then.
+        """
         now_s = asyncio.get_running_loop().time()
-        slow = [(rate, id(body), body) for body in self._arriving if (rate := body.rate(now_s)) < _SLOW_BYTES_PER_S]
-        if not slow:
+        held = self._held
+        bodies = [
+            body
+            for body in self._arriving
+            if body.size_bytes
+            and (held[body.client] > wanted_bytes or (body.client == client and body.rate(now_s) < _SLOW_BYTES_PER_S))
+        ]
+        if not bodies:
             return False
-        _, _, body = min(slow)
+        body = min(bodies, key=lambda body: (-held[body.client], body.rate(now_s), -body.size_bytes))
         self._arriving.discard(body)
         body.give_up(now_s)
         return True
 
 
 class Body:
-    """A body in flight."""
+    """A body in flight.
 
-    __slots__ = ("_data", "_mark_bytes", "_mark_s", "_patience", "_rate", "_reader", "_size_bytes", "given_up")
+    Args:
+        reader: counts its bytes.
+        client: whose share they are of.
+        declared_bytes: its size, as far as it was said.
 
-    def __init__(self, reader: BodyReader) -> None:
+    Attributes:
+        given_up: what its client is told, if it had to go.
+    """
+
+    __slots__ = (
+        "_data",
+        "_mark_bytes",
+        "_mark_s",
+        "_patience",
+        "_rate",
+        "_reader",
+        "_size_bytes",
+        "client",
+        "declared_bytes",
+        "given_up",
+    )
+
+    def __init__(self, reader: BodyReader, client: str, declared_bytes: int | None) -> None:
+        self.client = client
+        self.declared_bytes = declared_bytes
         self._reader = reader
         self._data: bytes | io.BytesIO = b""
         self._size_bytes = 0
@@ -131,7 +179,7 @@ class Body:
         self._mark_s = 0.0
         self._mark_bytes = 0
         self._rate = float("inf")
-        self.given_up = False
+        self.given_up: UnbrokenError | None = None
 
     def watch(self, now_s: float, patience: asyncio.Timeout) -> None:
         """It begins to arrive.
@@ -159,7 +207,10 @@ class Body:
 
     def give_up(self, now_s: float) -> None:
         """Let go of it, and end the wait for the rest."""
-        self.given_up = True
+        if self.rate(now_s) < _SLOW_BYTES_PER_S:
+            self.given_up = RequestTimeout("others need the memory, and this body was the slowest to arrive")
+        else:
+            self.given_up = Overloaded("others need the memory, of which this client has the most")
         self._data = b""
         self.release()
         if self._patience is not None:
@@ -169,9 +220,9 @@ class Body:
         """Take one more part."""
         if self._size_bytes + len(part) > self._reader.max_bytes:
             raise BodyTooLarge(self._reader.max_bytes)
-        self._reader.reserve(len(part))
-        if self.given_up:  # to make room for itself
-            self._reader.release(len(part))
+        self._reader.reserve(self, len(part))
+        if self.given_up is not None:  # to make room for itself
+            self._reader.release(self, len(part))
             return
         self._size_bytes += len(part)
         if not self._data:
@@ -185,6 +236,11 @@ class Body:
         self._data.write(part)
 
     @property
+    def size_bytes(self) -> int:
+        """How much of it is here."""
+        return self._size_bytes
+
+    @property
     def data(self) -> bytes:
         """All of it."""
         if isinstance(self._data, io.BytesIO):
@@ -193,7 +249,7 @@ class Body:
 
     def release(self) -> None:
         """It is dealt with."""
-        self._reader.release(self._size_bytes)
+        self._reader.release(self, self._size_bytes)
         self._size_bytes = 0
 
     def __enter__(self) -> bytes:

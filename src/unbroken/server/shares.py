@@ -1,24 +1,29 @@
 """What one client may take of the server: rates of writing, and live reads at a time.
 
 Whoever is recognised has a share of their own, by their name. As long as nobody is asked who they are everybody is one
-and the same, so only the limits of the whole server hold.
+and the same, so only the limits of the whole server hold; where a share is all the same to be had, it is that of an
+address.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 from unbroken.errors import Overloaded, RateLimited, TooManyLiveReads
 from unbroken.protocol.scopes import Principal
+from unbroken.server.http import Request
 from unbroken.server.settings import Settings
 
-__all__ = ["Bucket", "LiveReads", "WriteRates", "limits_writes"]
+__all__ = ["Bucket", "LiveReads", "WriteRates", "limits_writes", "place_of", "share_of"]
 
 _PRINCIPALS_MAX = 10_000
 _RETRY_AFTER_S_MAX = 3600
+_NETWORK_BITS = 64
 
 
 class Bucket:
@@ -170,3 +175,24 @@ class LiveReads:
                 self._of[name] -= 1
                 if not self._of[name]:
                     del self._of[name]
+
+
+def share_of(request: Request) -> str:
+    """Whose share a request takes from: that of its principal, or else of its address."""
+    if request.principal is not None:
+        return f"principal {request.principal.name}"
+    return f"address {'' if request.client is None else place_of(request.client)}"
+
+
+@lru_cache(maxsize=4096)
+def place_of(address: str) -> str:
+    """What counts as one address: of IPv6 the network of 64 bits, since whoever has one address there has them all."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:  # what a proxy forwarded, or a server made up
+        return address
+    if isinstance(found, ipaddress.IPv4Address):
+        return address
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.ip_network((int(found), _NETWORK_BITS), strict=False))
