@@ -45,7 +45,7 @@ async def test_one_connection_too_many_is_told(serve_memory: Serve) -> None:
 
 async def test_idle_connections_give_way(serve_memory: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """To whoever comes to ask something; those that are busy do not."""
-    monkeypatch.setattr("unbroken.server.connection._IDLE_GIVES_WAY_S", -1.0)
+    monkeypatch.setattr("unbroken.server.crowd._IDLE_GIVES_WAY_S", -1.0)
     async with serve_memory(max_connections=3) as site, AsyncExitStack() as stack:
         await site.create("/a", TEXT)
         await until(lambda: site.app.app.metrics.connections == 0)

@@ -57,6 +57,7 @@ _FLAGS = {
         "max_live_reads": "Long-polls and SSE responses at a time. (10000)",
         "principal_live_reads": "The same, by each client that is recognised, or none. (1000)",
         "max_connections": "Connections at a time. (10000, or fewer if the system allows no more open files)",
+        "address_connections": "The same, from each address but those of trusted proxies, or none. (1000)",
         "head_timeout": "Seconds until the head of a request must have arrived. (20)",
         "idle_timeout": "Seconds that a connection stays open between two requests. (75)",
         "body_timeout": "Seconds without a byte until a request's body is given up. (30)",

@@ -494,7 +494,7 @@ class KeysUnavailable(Unavailable):
 
 
 class TooManyConnections(Unavailable):
-    """As many connections as this server takes are open already."""
+    """As many connections as this server takes, in all or from one address, are open already."""
 
     code = "too-many-connections"
     title = "Too many connections"

@@ -36,6 +36,7 @@ from unbroken.protocol.paths import decode_target, parse_path
 from unbroken.server.access import OPEN_PATHS, Access
 from unbroken.server.bodies import BodyReader
 from unbroken.server.cors import CorsPolicy
+from unbroken.server.crowd import Crowd
 from unbroken.server.hosts import HostPolicy
 from unbroken.server.http import ClientGone, ConnectionLimits, Headers, Request, Response
 from unbroken.server.logs import Seldom
@@ -71,9 +72,8 @@ class App:
         self.engine = engine
         self.access = access
         self.started = False
-        self.connection_limits = ConnectionLimits(
-            settings.max_connections, settings.head_timeout, settings.idle_timeout
-        )
+        self.connection_limits = ConnectionLimits(settings.head_timeout, settings.idle_timeout)
+        self.crowd = Crowd(settings)
         self._hosts = hosts
         self._public_url = settings.public_url
         self._cors = CorsPolicy(*_origins(settings, access), settings.public_url)

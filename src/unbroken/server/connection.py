@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from itertools import islice
 
 import httptools
 from uvicorn._types import ASGI3Application
@@ -26,6 +25,7 @@ from unbroken.protocol.headers import Fields
 from unbroken.server.app import App
 from unbroken.server.asgi import AsgiApp
 from unbroken.server.cors import ALWAYS
+from unbroken.server.crowd import Crowd, Guest
 from unbroken.server.http import ConnectionLimits, Headers, Request, Response, join_fields
 from unbroken.server.metrics import Metrics
 from unbroken.server.problems import problem
@@ -40,9 +40,6 @@ _PARSED_BYTES = 4 * 1024
 _PARSED_BODY_BYTES = 16 * 1024
 _COPIED_BYTES_MAX = 16 * 1024
 """A body up to this is put into one block with its head; a larger one is not copied."""
-_IDLE_GIVES_WAY_S = 2.0
-_LOOKED_AT = 64
-"""So many connections are looked at for one that is idle: whoever comes when there are too many must not cost much."""
 _FIELD_COST_BYTES = 128
 """What a field costs in memory beside its bytes: a head of thousands of empty ones would be ten times its size."""
 _UNUSUAL = {b"expect", b"transfer-encoding", b"upgrade", b"x-forwarded-proto"}
@@ -61,7 +58,10 @@ class Connection(HttpToolsProtocol):
 
     _app: App | None = None
     """What answers those who take the short cut; None if nobody is to."""
+    came_as: Guest | None = None
+    """What it was counted as before, if it was."""
     _limits = ConnectionLimits()
+    _crowd: Crowd | None = None
     _metrics: Metrics | None = None
     _untaken: Untaken | None = None
     _overhead_bytes = 0
@@ -89,25 +89,27 @@ class Connection(HttpToolsProtocol):
             self._metrics = app.app.metrics
             self._metrics.connected()
             self._untaken = app.app.untaken
+            self._crowd = app.app.crowd
             if not (self.access_log or self.root_path or app.app.decides_by_scope):
                 self._app = app.app
-        if len(self.connections) > self._limits.connections and not self._takes_place_of_idle():
-            self._refuse(TooManyConnections())
-            return
+        if self._crowd is not None:
+            try:
+                self._crowd.enter(self, self.came_as)
+            except TooManyConnections as error:
+                self._refuse(error)
+                return
         self._wait_for_client(self._limits.head_timeout_s)
         self._watch(min(self._limits.head_timeout_s, self._limits.idle_timeout_s))
 
-    def _takes_place_of_idle(self) -> bool:
-        """Whether another connection was closed for this one: a client that may never ask again gives way to one that
-        has come to.
-        """
-        before_s = self.loop.time() - _IDLE_GIVES_WAY_S
-        for other in islice(self.connections, _LOOKED_AT):
-            since_s = getattr(other, "_waits_since_s", None)
-            if other is not self and since_s is not None and since_s < before_s and not other.transport.is_closing():
-                other.transport.close()
-                return True
-        return False
+    @property
+    def idle_since_s(self) -> float | None:
+        """Since when its client is waited for; None if it is not."""
+        return None if self.transport.is_closing() else self._waits_since_s
+
+    def give_way(self) -> None:
+        """Somebody else has come to ask something."""
+        self.transport.close()
+        self._see_off()
 
     def data_received(self, data: bytes) -> None:
         """Bytes arrived. What is not a body's data is overhead: head, chunk framing, trailers."""
@@ -361,6 +363,8 @@ class Connection(HttpToolsProtocol):
             self._untaken.end(self.transport)
         if self._metrics is not None:
             self._metrics.disconnected()
+        if self._crowd is not None:
+            self._crowd.leave(self)
         self._later = b""
         if self._running is not None and not self._running.response_complete:
             # Uvicorn tells only the request that came last.

@@ -132,14 +132,12 @@ class Response(msgspec.Struct):
 
 
 class ConnectionLimits(NamedTuple):
-    """What connections may take.
+    """How long a connection may take.
 
     Args:
-        connections: how many there may be.
         head_timeout_s: seconds until the head of a request must have arrived.
         idle_timeout_s: seconds that a connection stays open between two requests.
     """
 
-    connections: int = 10_000
     head_timeout_s: float = 20.0
     idle_timeout_s: float = 75.0

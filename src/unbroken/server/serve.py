@@ -15,10 +15,12 @@ from functools import partial
 import uvicorn
 
 from unbroken.errors import StoreError
+from unbroken.server.app import App
 from unbroken.server.asgi import AsgiApp
 from unbroken.server.connection import Connection
 from unbroken.server.factory import create_app
 from unbroken.server.guard import check_exposure, with_tokens_file
+from unbroken.server.listener import TlsListener
 from unbroken.server.logs import configure_logging
 from unbroken.server.process import allow_open_files, collect_garbage_seldom, keep_freed_memory
 from unbroken.server.settings import Settings
@@ -41,21 +43,21 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    app: App
     on_started: Callable[[], None]
     handshake_timeout_s: float
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Uvicorn's own cannot be told how long a TLS handshake may take."""
+        """Uvicorn's own cannot be told how long a TLS handshake may take, and how many there may be."""
         config = self.config
+        factory = partial(Connection, config, self.server_state, self.lifespan.state)
         for listener in sockets or ():
-            server = await asyncio.get_running_loop().create_server(
-                partial(Connection, config, self.server_state, self.lifespan.state),
-                sock=listener,
-                backlog=config.backlog,
-                ssl=config.ssl,
-                ssl_handshake_timeout=self.handshake_timeout_s if config.ssl else None,
-            )
-            self.servers.append(server)
+            if config.ssl is None:
+                loop = asyncio.get_running_loop()
+                self.servers.append(await loop.create_server(factory, sock=listener, backlog=config.backlog))
+            else:
+                server = TlsListener(listener, config.ssl, factory, self.app, self.handshake_timeout_s)
+                self.servers.append(server)  # type: ignore[arg-type]
         self.started = True
         self.on_started()
 
@@ -127,7 +129,7 @@ async def _serve(settings: Settings, tls: Certificate | None) -> None:
         )
         if app.app.access is None and settings.insecure:
             _log.warning("everybody who can reach %s is served without being asked who they are", settings.host)
-        server.servers, server.handshake_timeout_s = [], settings.head_timeout
+        server.app, server.servers, server.handshake_timeout_s = app.app, [], settings.head_timeout
         server.on_started = lambda: _greet(settings, listener, guarded=app.app.access is not None)
         _stop_on_signals(server, app)
         if tls is not None:

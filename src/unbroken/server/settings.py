@@ -53,6 +53,7 @@ class Settings:
         max_live_reads: greatest number of long-polls and SSE responses at a time.
         principal_live_reads: as ``max_live_reads``, by each client that is recognised; None for no limit.
         max_connections: greatest number of connections, less if the system allows fewer open files.
+        address_connections: as ``max_connections``, from each address that is no trusted proxy's; None for no limit.
         head_timeout: seconds until the head of a request must have arrived.
         idle_timeout: seconds that a connection stays open between two requests.
         body_timeout: seconds without a byte after which a request's body is given up.
@@ -97,6 +98,7 @@ class Settings:
     max_live_reads: int = 10_000
     principal_live_reads: int | None = 1_000
     max_connections: int = 10_000
+    address_connections: int | None = 1_000
     head_timeout: float = 20.0
     idle_timeout: float = 75.0
     body_timeout: float = 30.0
@@ -267,6 +269,7 @@ _PARSERS: Mapping[str, Any] = {
     "max_live_reads": _number(0, 10**9),
     "principal_live_reads": _or_none(_number(0, 10**9)),
     "max_connections": _number(1, 10**7),
+    "address_connections": _or_none(_number(1, 10**7)),
     "head_timeout": _seconds,
     "idle_timeout": _seconds,
     "body_timeout": _seconds,

@@ -234,6 +234,7 @@ async def connect(
     timeout_s: float = 10.0,
     read_ahead_bytes: int = _LINE_BYTES_MAX,
     receive_buffer_bytes: int | None = None,
+    local_host: str | None = None,
 ) -> AsyncIterator[RawConnection]:
     """Open a connection; it is closed when the block is left.
 
@@ -243,11 +244,14 @@ async def connect(
         timeout_s: how long one wait may take at most, in seconds.
         read_ahead_bytes: about how much is read before it is asked for.
         receive_buffer_bytes: the kernel's buffer for what arrives; small for a reader that is to stop soon.
+        local_host: the address to come from, such as ``127.0.0.2``, which Linux has too; any by default.
     """
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         if receive_buffer_bytes is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+        if local_host is not None:
+            sock.bind((local_host, 0))
         sock.setblocking(False)
         async with asyncio.timeout(timeout_s):
             await asyncio.get_running_loop().sock_connect(sock, (host, port))
