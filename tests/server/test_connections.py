@@ -11,6 +11,7 @@ import pytest
 from tests.server.conftest import Serve
 from tests.server.process import server_process
 from tests.server.site import TEXT, Site, check_always, problem_code, until
+from unbroken.server import connection as connection_module
 from unbroken.testing import connect, encode_chunk, encode_request
 
 MEBIBYTE = 1024 * 1024
@@ -213,6 +214,48 @@ async def test_reader_that_vanishes_with_requests_sent_behind_is_noticed(serve_m
             await until(lambda: site.app.app.live_reads == 1)
             connection.abort()
         await until(lambda: site.app.app.live_reads == 0)
+
+
+@pytest.mark.parametrize("orderly", [True, False], ids=["closed", "reset"])
+@pytest.mark.parametrize("live", ["long-poll", "sse"])
+async def test_client_that_sent_ahead_and_left_is_noticed(
+    serve_memory: Serve, monkeypatch: pytest.MonkeyPatch, live: str, orderly: bool
+) -> None:
+    """Although nothing is read from it and nothing is to be sent to it."""
+    monkeypatch.setattr("unbroken.server.connection._LOOK_S", 0.01)
+    async with serve_memory(sse_heartbeat=60, sse_lifetime=60) as site:
+        await site.create("/a", TEXT)
+        async with site.connect() as connection:
+            append = encode_request("POST", "/a", TEXT, b"x" * 1000)
+            await connection.send(encode_request("GET", f"/a?offset=now&live={live}") + append * 20)
+            await until(lambda: site.app.app.live_reads == 1)
+            if not orderly:
+                connection.abort()
+        await until(lambda: site.app.app.live_reads == 0)
+        await until(lambda: site.app.app.metrics.connections == 0)
+        assert (await site.get("/a")).body == b"", "what it sent ahead, and has no answer to, is dropped"
+
+
+async def test_client_that_sent_ahead_and_waits_is_left_alone(
+    serve_memory: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+
+    def has_left(transport: asyncio.Transport) -> bool:
+        looks.append(look(transport))
+        return looks[-1]
+
+    look = connection_module._has_left
+    monkeypatch.setattr(connection_module, "_has_left", has_left)
+    monkeypatch.setattr(connection_module, "_LOOK_S", 0.01)
+    async with serve_memory() as site, site.connect() as connection:
+        await site.create("/a", TEXT)
+        await connection.send(encode_request("GET", "/a?offset=now&live=long-poll") + encode_request("GET", "/a"))
+        await until(lambda: len(looks) >= 3)
+        await site.append("/a", TEXT, b"!")
+        for _ in range(2):
+            assert (await connection.read_response()).body == b"!"
+        assert not any(looks)
 
 
 # --- uploads ---------------------------------------------------------------------------------------------------------

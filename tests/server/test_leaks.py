@@ -28,8 +28,6 @@ TOKENS = {name: tokens.mint(SECRET, admin="/**", subject=name) for name in NAMES
 LIMITS = (
     *("--max-body", "3MiB", "--max-bodies-size", "4MiB", "--max-stream-size", "20MiB", "--max-live-reads", "12"),
     *("--principal-live-reads", "5", "--principal-append-rate", "25"),
-    # A connection on which more was sent than is answered is not read: that it ended shows when it is written to.
-    *("--long-poll-timeout", "1", "--sse-heartbeat", "0.3"),
 )
 """Each of them is met now and then."""
 ZERO = ("live_reads", "bodies_bytes", "queued_writes", "waiting_readers", "untaken_bytes")

@@ -1,7 +1,8 @@
 """One HTTP/1.1 connection: uvicorn's httptools protocol, with the limits that it leaves open and a short cut.
 
 Whoever connects has to send a head in time, and the next one before long; an answer that is under way is never hurried.
-What a client sends ahead, before it has its answers, is not read further than the first request that has to wait.
+What a client sends ahead, before it has its answers, is not read further than the first request that has to wait. Where
+nothing is read, that the client has gone shows nowhere: then the socket is asked for it now and then.
 
 A POST whose body comes in one packet with its head, as small appends do, is answered past ASGI: taking a body and a
 short answer through its messages cost more than deciding and storing them. So is a GET of a page. Whatever is out of
@@ -12,6 +13,7 @@ yet) goes uvicorn's way.
 from __future__ import annotations
 
 import asyncio
+import select
 from collections.abc import Callable
 
 import httptools
@@ -40,6 +42,9 @@ _PARSED_BYTES = 4 * 1024
 _PARSED_BODY_BYTES = 16 * 1024
 _COPIED_BYTES_MAX = 16 * 1024
 """A body up to this is put into one block with its head; a larger one is not copied."""
+_LOOK_S = 1.0
+"""So often it is looked whether a client is still there of which nothing is read."""
+_HAS_LEFT = getattr(select, "POLLRDHUP", 0)  # Linux; elsewhere only a connection that broke is noticed
 _FIELD_COST_BYTES = 128
 """What a field costs in memory beside its bytes: a head of thousands of empty ones would be ten times its size."""
 _UNUSUAL = {b"expect", b"transfer-encoding", b"upgrade", b"x-forwarded-proto"}
@@ -77,6 +82,8 @@ class Connection(HttpToolsProtocol):
     _waits_since_s: float | None = None
     """Since when the client is waited for; None while it waits for us."""
     _patience_s = 0.0
+    _looked_at: object = None
+    """The request that was being answered when it was looked last whether the client is there."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
@@ -247,6 +254,9 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
         if self.parser.should_upgrade():
             self.cycle.keep_alive = False
+        if len(self.pipeline) == 1:
+            self._unwatch()
+            self._watch(_LOOK_S)
 
     def on_body(self, body: bytes) -> None:
         """Part of a body arrived."""
@@ -325,7 +335,7 @@ class Connection(HttpToolsProtocol):
             self._see_off()
             return
         if self._waits_since_s is None:
-            self._watch(min(self._limits.head_timeout_s, self._limits.idle_timeout_s))
+            self._look_after_client()
             return
         left_s = self._waits_since_s + self._patience_s - self.loop.time()
         if left_s > 0:
@@ -336,6 +346,21 @@ class Connection(HttpToolsProtocol):
         else:
             self.transport.close()
             self._see_off()
+
+    def _look_after_client(self) -> None:
+        """It waits for us. If nothing is read from it meanwhile, it may have left, and its live read would go on.
+
+        What is answered soon is answered: some send all they have to ask, and say then that there is no more.
+        """
+        if not self._has_more_to_do():
+            self._watch(min(self._limits.head_timeout_s, self._limits.idle_timeout_s))
+            return
+        running = self._running
+        if isinstance(running, RequestResponseCycle) and running is self._looked_at and _has_left(self.transport):
+            self.transport.abort()
+            return
+        self._looked_at = running
+        self._watch(_LOOK_S)
 
     # --- waiting for it to take its answers --------------------------------------------------------------------------
 
@@ -365,12 +390,19 @@ class Connection(HttpToolsProtocol):
             self._metrics.disconnected()
         if self._crowd is not None:
             self._crowd.leave(self)
-        self._later = b""
+        self._later, self._looked_at = b"", None
         if self._running is not None and not self._running.response_complete:
             # Uvicorn tells only the request that came last.
             self._running.disconnected = True
             self._running.message_event.set()
         super().connection_lost(exc)
+
+
+def _has_left(transport: asyncio.Transport) -> bool:
+    """Whether the other end of a connection is closed, even if there is something left to be read before that."""
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), _HAS_LEFT)
+    return bool(poll.poll(0))
 
 
 class _Flow(FlowControl):
