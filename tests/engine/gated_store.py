@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 from unbroken.errors import StoreReadOnly, UnbrokenError
 from unbroken.measures import Metric
+from unbroken.protocol.prefixes import Prefixes
 from unbroken.protocol.stream import StreamState
 from unbroken.store.base import Due, DueKind, Hold, Totals, Transaction
 from unbroken.store.memory import MemoryStore
@@ -75,8 +76,8 @@ class GatedStore:
     def full(self) -> bool:
         return self.inner.full
 
-    def totals(self) -> asyncio.Future[Totals]:
-        return self.inner.totals()
+    def totals(self, below: Sequence[Prefixes] = ()) -> asyncio.Future[Totals]:
+        return self.inner.totals(below)
 
     async def open(self) -> None:
         await self.inner.open()

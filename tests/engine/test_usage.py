@@ -145,7 +145,7 @@ async def test_a_large_append_is_refused_before_it_is_written(start: Start) -> N
 async def test_a_store_that_cannot_be_counted_serves_all_the_same(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, store: Store
 ) -> None:
-    def broken(_: Store) -> asyncio.Future[Totals]:
+    def broken(*_: object) -> asyncio.Future[Totals]:
         counting: asyncio.Future[Totals] = asyncio.get_running_loop().create_future()
         counting.set_exception(OSError("disk on fire"))
         return counting

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.server.conftest import Serve
 from tests.server.site import TEXT, closed, problem_code, producer, until
+from unbroken.engine.quotas import PathQuota
 from unbroken.errors import RateLimited
 from unbroken.protocol.scopes import Principal, grant
 from unbroken.server.access import AccessRequest
@@ -52,6 +55,54 @@ async def test_too_much_in_all(serve: Serve) -> None:
         assert (await site.get("/b")).body == b"12345"
         assert (await site.delete("/b")).status == 204
         assert (await site.post("/a", TEXT, b"6")).status == 204
+
+
+async def test_tenant_that_has_its_share(serve: Serve) -> None:
+    quota = (PathQuota("/users/*", 2, 10), PathQuota("/users", None, 15))
+    async with serve(quota=quota) as site:
+        await until(lambda: site.engine.usage.measured)
+        await site.create("/users/ann/a", TEXT, b"12345")
+        await site.create("/users/ann/b", TEXT)
+        refused = await site.put("/users/ann/c", TEXT)
+        assert problem_code(refused) == (507, "path-quota-exceeded")
+        assert json.loads(refused.body)["detail"] == "there may be at most 2 streams at and below /users/ann"
+        assert int(refused["retry-after"]) > 0
+        for refused in (
+            await site.post("/users/ann/b", TEXT, b"123456"),
+            await site.post("/users/ann/b", {**TEXT, **producer("p", 0, 0)}, b"123456"),
+            await site.put("/users/ben/a", {"stream-forked-from": "/users/ann/a"}, b"12345678901"),
+        ):
+            assert problem_code(refused) == (507, "path-quota-exceeded")
+        await site.create("/users/ben/a", TEXT, b"1234567890")
+        refused = await site.post("/users/ann/a", TEXT, b"6")
+        assert json.loads(refused.body)["detail"] == "there may be at most 15 bytes in all at and below /users"
+        assert (await site.post("/users/ann/a", closed())).status == 204
+        assert (await site.get("/users/ann/a")).body == b"12345"
+        assert (await site.delete("/users/ben/a")).status == 204
+        assert (await site.post("/users/ann/b", TEXT, b"12345")).status == 204
+        metrics = (await site.get("/-/metrics")).body.decode()
+        assert 'unbroken_refusals_total{code="path-quota-exceeded"} 5' in metrics
+        assert "unbroken_quota_prefixes 2" in metrics
+        assert "ann" not in metrics
+
+
+async def test_what_a_tenant_has_is_told(serve: Serve) -> None:
+    async with serve(quota=(PathQuota("/users/*", 1000), PathQuota("/*/*", None, 2**30))) as site:
+        await until(lambda: site.engine.usage.measured)
+        for path in ("/users/ann", "/users/ann/a", "/users/annabel"):
+            await site.create(path, TEXT, b"12345")
+        expected = [
+            {"prefix": "/users/ann", "pattern": "/users/*", "streams": 2, "totalBytes": 10, "maxStreams": 1000},
+            {"prefix": "/users/ann", "pattern": "/*/*", "streams": 2, "totalBytes": 10, "maxTotalBytes": 2**30},
+        ]
+        for prefix in ("/users/ann", "/users/ann/"):
+            listing = json.loads((await site.get(f"/-/streams?prefix={prefix}&limit=1")).body)
+            assert listing["quotas"] == expected
+        for prefix in ("/users/cid", "/users/an"):
+            listing = json.loads((await site.get(f"/-/streams?prefix={prefix}")).body)
+            assert [quota["streams"] for quota in listing["quotas"]] == [0, 0]
+        for prefix in ("/", "/users", "/users/ann/a"):
+            assert "quotas" not in json.loads((await site.get(f"/-/streams?prefix={prefix}")).body)
 
 
 @pytest.mark.parametrize("limit", ["max_stream_size", "max_streams", "max_total_size"])

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from unbroken.engine.quotas import PathQuota
 from unbroken.server.settings import Settings, SettingsError, load_settings
 
 NONE: tuple[str, ...] = (
@@ -25,6 +26,8 @@ GOOD: list[tuple[str, str, Any]] = [
     ("max_stream_size", "1TB", 10**12),
     ("max_streams", "0", 0),
     ("max_total_size", "5GB", 5 * 10**9),
+    ("quota", "/users/* streams=1000 size=10GiB", (PathQuota("/users/*", 1000, 10 * 2**30),)),
+    ("quota", "/a size=0, /*/b%2Cc  streams=0,", (PathQuota("/a", None, 0), PathQuota("/*/b,c", 0))),
     ("disk_reserve", "1GiB", 2**30),
     ("max_bodies_size", "1MiB", 2**20),
     ("max_answers_size", "1MiB", 2**20),
@@ -59,6 +62,12 @@ BAD = [
     ("head_timeout", "nan"),
     ("head_timeout", "inf"),
     ("access_log", "maybe"),
+    ("quota", "/users/*"),
+    ("quota", "/users/* streams=1 streams=2"),
+    ("quota", "/users/* bytes=1"),
+    ("quota", "/users/* 1000"),
+    ("quota", "/a size=1, /b size=1, /%61 streams=2"),
+    ("quota", ",".join(f"/{number} size=1" for number in range(33))),
 ]
 
 
@@ -82,6 +91,40 @@ def test_bad_values(name: str, value: str) -> None:
     assert message.startswith(f"--{name.replace('_', '-')}: must be ")
     assert repr(value) in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("quota", "said"),
+    [
+        ("users/* size=1", "it must begin with /"),
+        ("/users/** size=1", "leave it out"),
+        ("/user-* size=1", "* stands for a whole segment"),
+        ("/users/* size=1XiB", "size of /users/* must be a size"),
+        ("/users/* streams=-1", "streams of /users/* must be a whole number"),
+        ("/-/x size=1", "there are no streams"),
+    ],
+)
+def test_what_is_wrong_with_a_quota_is_told(quota: str, said: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load_settings(environ={"UNBROKEN_QUOTA": f"/ok size=1,{quota}"})
+    message = str(refused.value)
+    assert message.startswith("UNBROKEN_QUOTA: ")
+    assert said in message
+    assert "\n" not in message
+
+
+def test_quotas_from_everywhere(tmp_path: Path) -> None:
+    """A flag that is repeated, a list in a file, values of the application."""
+    file = tmp_path / "unbroken.toml"
+    file.write_text('quota = ["/users/* streams=5", "/orgs/*/users/* size=1KiB"]\n')
+    quotas = (PathQuota("/users/*", 5), PathQuota("/orgs/*/users/*", None, 1024))
+    for settings in (
+        load_settings(config=file, environ={}),
+        load_settings({"quota": ["/users/* streams=5", "/orgs/*/users/* size=1KiB"]}, environ={}),
+        load_settings({"quota": ["/users/* streams=5,/orgs/*/users/* size=1024"]}, environ={}),
+        load_settings({"quota": quotas}, environ={}),
+    ):
+        assert settings.quota == quotas
 
 
 def test_numbers_of_a_file_need_no_quotes(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from tests.store.sizes import LARGE_BYTES, OVERLAY_BYTES_MAX, full_disk, miniatu
 from unbroken.protocol.commands import Append, Command, Create, Delete, ForkRequest, Reclaim, Release
 from unbroken.protocol.content import DEFAULT_CONTENT_TYPE, SEPARATOR, Content
 from unbroken.protocol.lifetime import Instant, Lifetime
+from unbroken.protocol.prefixes import Prefixes
 from unbroken.protocol.producers import ProducerStamp
 from unbroken.protocol.stream import StreamState
 from unbroken.store.base import Transaction
@@ -36,7 +37,8 @@ from unbroken.store.sqlite.check import check
 from unbroken.testing.faults import FaultyDisk
 from unbroken.testing.store_bench import NOW, settle, write
 
-PATHS = ("/a", "/b", "/c", "/d", "/e")
+PATHS = ("/a", "/b", "/b/c", "/d/c", "/d/é/f")
+BELOW = (Prefixes("/*"), Prefixes("/*/c"), Prefixes("/d/*"))
 PRODUCERS = ("p", "q")
 
 
@@ -209,6 +211,18 @@ class StoreMachine(RuleBasedStateMachine):
             shutil.rmtree(before.directory)
         with full_disk() if full else nullcontext():
             self.start(directory if crash else before.directory)
+
+    @rule(drawn=transactions)
+    def count(self, drawn: list[Outline]) -> None:
+        """How much there is at one moment, whatever happens before it is known."""
+
+        async def counted() -> None:
+            expected, found = self.model.totals(BELOW), self.store.totals(BELOW)
+            await self.store.maintain()
+            assert await found == await expected
+
+        self.run(counted())
+        self.transact(drawn, give_up=False)
 
     # --- what must hold --------------------------------------------------------------------------------------------
 

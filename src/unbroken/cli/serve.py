@@ -47,6 +47,7 @@ _FLAGS = {
         "max_stream_size": "Greatest size of one stream, or none. (1TiB)",
         "max_streams": "Greatest number of streams, or none. (10000000)",
         "max_total_size": "Greatest size of all streams together, or none. (none)",
+        "quota": "What streams at or below a path may hold: '/users/* streams=1000 size=10GiB'; repeatable. (none)",
         "disk_reserve": "Of the disk, left free: nothing but deletes is taken once no more is. (128MiB)",
         "max_bodies_size": "Greatest size of all request bodies under way. (256MiB)",
         "max_answers_size": "Greatest size of all answers that readers are slow to take. (256MiB)",
@@ -65,7 +66,7 @@ _FLAGS = {
     },
 }
 _SWITCHES = ("litestream", "access_log", "insecure")
-_LISTS = ("cors_origin", "jwt_keys", "jwt_audience", "jwt_issuer", "allowed_hosts", "trusted_proxies")
+_LISTS = ("cors_origin", "jwt_keys", "jwt_audience", "jwt_issuer", "allowed_hosts", "trusted_proxies", "quota")
 
 
 def _serve(config: Path | None, **flags: object) -> None:

@@ -321,7 +321,7 @@ class Committer:
     def _decide(self, command: Command, transaction: Transaction, now: Instant) -> Decision:
         """What the rules say, and the limits."""
         decision = self._judge(command, transaction, now)
-        too_much = self._usage.refusal(decision.records)
+        too_much = self._usage.refusal(command.path, decision.records, transaction)
         return decision if too_much is None else Decision(too_much)
 
     def _judge(self, command: Command, transaction: Transaction, now: Instant) -> Decision:

@@ -121,7 +121,7 @@ class Engine:
         """
         await self.store.open()
         self._begin()
-        measuring = self.store.totals()
+        measuring = self.store.totals(self.usage.prefixes)
         self.usage.begin_with(measuring)
         self._committer.start()
         sweeping = asyncio.get_running_loop().create_task(self._sweep(), name="unbroken-sweeper")

@@ -17,7 +17,7 @@
      +- Unavailable (503)           +- OutcomeUnknown, StoreReadOnly, Draining, Overloaded, TooManyConnections,
      |  |                              KeysUnavailable
      |  +- StorageFull (507)
-     |  +- QuotaExceeded (507)      +- TooManyStreams, TotalSizeExceeded
+     |  +- QuotaExceeded (507)      +- TooManyStreams, TotalSizeExceeded, PathQuotaExceeded
      +- StoreError (500)            the store cannot be opened, or bytes that must be there cannot be read
      +- ConnectionLost (502)        +- NotConnected, NoAnswer        seen by clients only, like the rest of these
      +- ProtocolViolation (502)     +- OffsetLoop, InvalidMessage, AnswerTooLarge
@@ -75,6 +75,7 @@ __all__ = [
     "OriginNotAllowed",
     "OutcomeUnknown",
     "Overloaded",
+    "PathQuotaExceeded",
     "ProducerGap",
     "ProtocolViolation",
     "QuotaExceeded",
@@ -540,6 +541,22 @@ class TotalSizeExceeded(QuotaExceeded):
 
     def __init__(self, detail: str = "", *, limit_bytes: int | None = None) -> None:
         super().__init__(detail or f"the streams of this server may have at most {limit_bytes} bytes in all")
+        self.limit_bytes = limit_bytes
+
+
+class PathQuotaExceeded(QuotaExceeded):
+    """The streams at and below a path hold as much together as this server was told to hold there."""
+
+    code = "path-quota-exceeded"
+    title = "Quota of a path exceeded"
+
+    def __init__(
+        self, detail: str = "", *, prefix: str = "", limit: int | None = None, limit_bytes: int | None = None
+    ) -> None:
+        most = f"{limit_bytes} bytes in all" if limit is None else f"{limit} streams"
+        super().__init__(detail or f"there may be at most {most} at and below {prefix}")
+        self.prefix = prefix
+        self.limit = limit
         self.limit_bytes = limit_bytes
 
 

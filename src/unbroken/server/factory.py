@@ -27,7 +27,7 @@ def create_engine(settings: Settings) -> Engine:
 
 def quota_of(settings: Settings) -> Quota:
     """What the store may hold at most."""
-    return Quota(settings.max_stream_size, settings.max_streams, settings.max_total_size)
+    return Quota(settings.max_stream_size, settings.max_streams, settings.max_total_size, settings.quota)
 
 
 def create_app(

@@ -8,6 +8,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from unbroken.engine.engine import Engine
+from unbroken.engine.quotas import PrefixUsage
 from unbroken.errors import Draining, InvalidHeader, MethodNotAllowed
 from unbroken.measures import Metric
 from unbroken.protocol.headers import parse_integer
@@ -39,11 +40,23 @@ class _Listed(msgspec.Struct, rename="camel", omit_defaults=True):
     expires_at: str | None = None
 
 
+class _Quota(msgspec.Struct, rename="camel", omit_defaults=True):
+    """What streams at or below a prefix hold together, and what they may."""
+
+    prefix: str
+    pattern: str
+    streams: int
+    total_bytes: int
+    max_streams: int | None = None
+    max_total_bytes: int | None = None
+
+
 class _Listing(msgspec.Struct, omit_defaults=True):
     """Streams in the order of their paths; ``next`` is where to go on, if there may be more."""
 
     streams: list[_Listed]
     next: str | None = None
+    quotas: list[_Quota] = []
 
 
 class _Deletion(msgspec.Struct):
@@ -101,7 +114,8 @@ class Reserved:
         limit = _parse_limit(query, _LISTED_MAX)
         found = self._engine.streams(query["prefix"], after=query.get("after", ""), limit=limit)
         more = found[-1].path if len(found) == limit else None
-        return _json(msgspec.json.encode(_Listing([_listed(state) for state in found], more)))
+        quotas = [_quota(usage) for usage in self._engine.usage.below(query["prefix"].removesuffix("/"))]
+        return _json(msgspec.json.encode(_Listing([_listed(state) for state in found], more, quotas)))
 
     async def _delete(self, query: dict[str, str]) -> Response:
         limit = _parse_limit(query, _DELETED_MAX)
@@ -140,6 +154,11 @@ def _listed(state: StreamState) -> _Listed:
         ttl_seconds=state.lifetime.ttl_s,
         expires_at=None if expires_at_ms is None else format_time(expires_at_ms),
     )
+
+
+def _quota(usage: PrefixUsage) -> _Quota:
+    quota = usage.quota
+    return _Quota(usage.prefix, quota.pattern, usage.streams, usage.total_bytes, quota.streams, quota.total_bytes)
 
 
 def _json(body: bytes) -> Response:

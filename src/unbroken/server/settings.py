@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
+from unbroken.engine.quotas import PathQuota
+from unbroken.protocol.prefixes import Prefixes
 from unbroken.server.hosts import is_loopback_host
 
 __all__ = ["LogFormat", "LogLevel", "Settings", "SettingsError", "StoreKind", "load_settings"]
@@ -43,6 +45,8 @@ class Settings:
         max_stream_size: greatest size of one stream, in bytes; None for no limit, as with the next two.
         max_streams: greatest number of streams.
         max_total_size: greatest size of all streams together, in bytes.
+        quota: what all streams at or below each prefix may hold together; as text a pattern and limits, such as
+            ``/users/* streams=1000 size=10GiB``.
         disk_reserve: bytes of the disk that are left free: nothing but deletes is taken once no more are.
         max_bodies_size: greatest size of all request bodies that are being received or stored, in bytes.
         max_answers_size: greatest size of all answers together that their readers are slow to take, in bytes.
@@ -88,6 +92,7 @@ class Settings:
     max_stream_size: int | None = 1024**4
     max_streams: int | None = 10_000_000
     max_total_size: int | None = None
+    quota: tuple[PathQuota, ...] = ()
     disk_reserve: int = 128 * 1024 * 1024
     max_bodies_size: int = 256 * 1024 * 1024
     max_answers_size: int = 256 * 1024 * 1024
@@ -221,6 +226,41 @@ def _hosts(value: object) -> tuple[str, ...]:
     return hosts
 
 
+_QUOTAS_MAX = 32
+_QUOTA_LIMITS = {"streams": ("streams", _number(0, 10**12)), "size": ("total_bytes", _size(0, 10**15))}
+
+
+def _quotas(value: object) -> tuple[PathQuota, ...]:
+    if isinstance(value, tuple) and all(isinstance(quota, PathQuota) for quota in value):
+        quotas = value
+    else:
+        quotas = tuple(_quota(text) for texts in _list(value) for text in _list(texts))
+    if len(quotas) > _QUOTAS_MAX:
+        raise ValueError(f"must be at most {_QUOTAS_MAX} quotas")
+    patterns = [str(Prefixes(quota.pattern)) for quota in quotas]
+    for pattern in patterns:
+        if patterns.count(pattern) > 1:
+            raise ValueError(f"must be one quota for each pattern, and {pattern} has several")
+    return quotas
+
+
+def _quota(text: str) -> PathQuota:
+    """Parse ``/users/* streams=1000 size=10GiB``."""
+    pattern, *words = text.split()
+    given = [word.partition("=") for word in words]
+    names = {name for name, _, _ in given}
+    if not names or not names <= set(_QUOTA_LIMITS) or len(names) != len(given):
+        raise ValueError(f"must be patterns, each with streams=NUMBER, size=SIZE or both ({text!r} is not)")
+    limits: dict[str, int] = {}
+    for name, _, limit in given:
+        field, parse = _QUOTA_LIMITS[name]
+        try:
+            limits[field] = parse(limit)
+        except ValueError as error:
+            raise ValueError(f"{name} of {pattern} {error}") from None
+    return PathQuota(str(Prefixes(pattern)), **limits)
+
+
 def _networks(value: object) -> tuple[str, ...]:
     networks = _list(value)
     for network in networks:
@@ -259,6 +299,7 @@ _PARSERS: Mapping[str, Any] = {
     "max_stream_size": _or_none(_size(1, 10**15)),
     "max_streams": _or_none(_number(0, 10**12)),
     "max_total_size": _or_none(_size(0, 10**15)),
+    "quota": _quotas,
     "disk_reserve": _size(16 * 2**20, 2**50),
     "max_bodies_size": _size(2**20, 2**40),
     "max_answers_size": _size(2**20, 2**40),

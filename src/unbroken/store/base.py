@@ -7,7 +7,7 @@ from one event loop. Its contract is a test suite, `unbroken.testing.store_suite
 from __future__ import annotations
 
 from asyncio import Future
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Literal, NamedTuple, Protocol
 
@@ -15,10 +15,11 @@ import msgspec
 
 from unbroken.errors import UnbrokenError
 from unbroken.measures import Metric
+from unbroken.protocol.prefixes import Prefixes
 from unbroken.protocol.producers import Producer
 from unbroken.protocol.stream import Record, StreamState
 
-__all__ = ["Change", "Due", "DueKind", "Hold", "Store", "Totals", "Transaction"]
+__all__ = ["Change", "Due", "DueKind", "Held", "Hold", "Store", "Totals", "Transaction"]
 
 
 DueKind = Literal["ttl_s", "expires_at_ms"]
@@ -40,16 +41,52 @@ class Hold(NamedTuple):
     source_path: str
 
 
+class Held(NamedTuple):
+    """How much there is below each prefix, those left out that have none.
+
+    Two dicts of numbers, since there may be a million prefixes: the garbage collector has nothing to look through.
+
+    Args:
+        streams: how many.
+        total_bytes: their bytes.
+    """
+
+    streams: dict[str, int]
+    total_bytes: dict[str, int]
+
+    def add(self, prefix: str, streams: int, size_bytes: int) -> None:
+        """Count more, or less where the numbers are negative."""
+        if streams:
+            _move(self.streams, prefix, streams)
+        if size_bytes:
+            _move(self.total_bytes, prefix, size_bytes)
+
+    def add_all(self, states: Iterable[StreamState], prefixes: Prefixes) -> None:
+        """Count these streams."""
+        for state in states:
+            if (prefix := prefixes.of(state.path)) is not None:
+                self.add(prefix, 1, state.own_bytes)
+
+
+def _move(counts: dict[str, int], prefix: str, by: int) -> None:
+    if count := counts.get(prefix, 0) + by:
+        counts[prefix] = count
+    else:
+        del counts[prefix]  # never zero, so it was there
+
+
 class Totals(NamedTuple):
     """How much there is.
 
     Args:
         streams: how many, those included that are kept for their forks alone.
         total_bytes: their bytes, what forks share counted once.
+        held: the same below the prefixes that were asked for.
     """
 
     streams: int
     total_bytes: int
+    held: tuple[Held, ...] = ()
 
 
 class Change(msgspec.Struct, frozen=True, gc=False):
@@ -159,10 +196,13 @@ class Store(Protocol):
         """
         ...
 
-    def totals(self) -> Future[Totals]:
+    def totals(self, below: Sequence[Prefixes] = ()) -> Future[Totals]:
         """How much there is at the moment of the call. No transaction may be under way at that moment; later ones may.
 
         May take a second where there are some millions of streams; holds nobody up, and may be cancelled.
+
+        Args:
+            below: the prefixes for each of which to count as well.
         """
         ...
 

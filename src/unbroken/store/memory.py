@@ -13,9 +13,10 @@ from contextlib import asynccontextmanager
 
 from unbroken.errors import UnbrokenError
 from unbroken.measures import Metric
+from unbroken.protocol.prefixes import Prefixes
 from unbroken.protocol.producers import Producer
 from unbroken.protocol.stream import Addition, Creation, Deletion, Reference, StreamState
-from unbroken.store.base import Change, Due, DueKind, Hold, Totals
+from unbroken.store.base import Change, Due, DueKind, Held, Hold, Totals
 from unbroken.store.runs import Runs, append_run, end_of_runs_before
 from unbroken.store.staged import StagedTransaction
 
@@ -59,9 +60,13 @@ class MemoryStore:
         paths = (path for path in self._states if path > after and path.startswith(prefix))
         return [self._states[path] for path in heapq.nsmallest(limit, paths)]
 
-    def totals(self) -> asyncio.Future[Totals]:
+    def totals(self, below: Sequence[Prefixes] = ()) -> asyncio.Future[Totals]:
         at_hand: asyncio.Future[Totals] = asyncio.get_running_loop().create_future()
-        at_hand.set_result(Totals(len(self._states), sum(state.own_bytes for state in self._states.values())))
+        states = self._states.values()
+        held = tuple(Held({}, {}) for _ in below)
+        for prefixes, part in zip(below, held, strict=True):
+            part.add_all(states, prefixes)
+        at_hand.set_result(Totals(len(states), sum(state.own_bytes for state in states), held))
         return at_hand
 
     @asynccontextmanager

@@ -23,6 +23,7 @@ from unbroken.errors import SourceGone, StreamExists, StreamNotFound, UnbrokenEr
 from unbroken.protocol.commands import Command, Create, Delete, ForkRequest, Release
 from unbroken.protocol.content import DEFAULT_CONTENT_TYPE, Content
 from unbroken.protocol.lifetime import Instant, Lifetime
+from unbroken.protocol.prefixes import Prefixes
 from unbroken.protocol.producers import Producer, ProducerStamp
 from unbroken.protocol.stream import StreamState
 from unbroken.store.base import Due, Hold
@@ -455,29 +456,69 @@ class _Tests(StoreHooks):
     async def test_totals_count_each_byte_once(self, bench: Bench) -> None:
         """What forks share is counted for its owner alone, and stays as long as they need it."""
         async with bench:
-            assert await bench.store.totals() == (0, 0)
+            assert (await bench.store.totals())[:2] == (0, 0)
             await bench.done(create("/a", b"12345"), create("/b", b"1"))
             await bench.done(append("/a", b"67890"))
-            assert await bench.store.totals() == (2, 11)
+            assert (await bench.store.totals())[:2] == (2, 11)
             await bench.done(fork("/fork", bench.state("/a"), 5, data=b"abc"))
             await bench.done(append("/fork", b"d"))
             await bench.done(create("/large", bytes(self.large_bytes)))
-            assert await bench.store.totals() == (4, 15 + self.large_bytes)
+            assert (await bench.store.totals())[:2] == (4, 15 + self.large_bytes)
             await bench.done(Delete("/large"), Delete("/b"))
-            assert await bench.store.totals() == (2, 14)
+            assert (await bench.store.totals())[:2] == (2, 14)
             await bench.done(Delete("/a"))
-            assert await bench.store.totals() == (2, 14), "the fork needs it"
+            assert (await bench.store.totals())[:2] == (2, 14), "the fork needs it"
             number = bench.state("/fork").number
             await bench.done(Delete("/fork"))
             await bench.done(Release("/a", bench.state("/a").number, number))
-            assert await bench.store.totals() == (0, 0)
+            assert (await bench.store.totals())[:2] == (0, 0)
+
+    async def test_totals_are_counted_below_prefixes_too(self, bench: Bench) -> None:
+        """At the prefix, and below it at any depth; where a fork is, only what is its own; as long as forks need it."""
+        below = [Prefixes(pattern) for pattern in ("/u/*", "/*/ä/*", "/u", "/*" * 32, "/%2A")]
+
+        async def held() -> list[tuple[dict[str, int], dict[str, int]]]:
+            return list((await bench.store.totals(below)).held)
+
+        async with bench:
+            assert await held() == [({}, {})] * 5
+            deep = "/u/" + "/".join("x" * 30)  # 31 segments
+            paths = (
+                "/u",
+                "/u/ann",
+                "/u/ann/ä/1",
+                "/u/ben/x",
+                "/users",
+                "/v/ä/日本/x",
+                "/v/ä",
+                "/*/x",
+                f"{deep}/x",
+                deep,
+            )
+            await bench.done(*(create(path, b"12345") for path in paths))
+            await bench.done(create("/u/cid"), append("/u/ann", b"678"))
+            expected = [
+                ({"/u/ann": 2, "/u/ben": 1, "/u/x": 2, "/u/cid": 1}, {"/u/ann": 13, "/u/ben": 5, "/u/x": 10}),
+                ({"/v/ä/日本": 1}, {"/v/ä/日本": 5}),
+                ({"/u": 7}, {"/u": 33}),
+                ({f"{deep}/x": 1}, {f"{deep}/x": 5}),
+                ({"/*": 1}, {"/*": 5}),
+            ]
+            assert await held() == expected
+            await bench.done(Delete("/u/ben/x"), Delete("/u/cid"), Delete("/*/x"), Delete(deep), Delete(f"{deep}/x"))
+            await bench.done(fork("/f/ä/1", bench.state("/u/ann"), 4, data=b"12"))
+            await bench.done(Delete("/u/ann"), create("/u/large", bytes(self.large_bytes)))
+            users = ({"/u/ann": 2, "/u/large": 1}, {"/u/ann": 13, "/u/large": self.large_bytes})
+            all_users = ({"/u": 4}, {"/u": 18 + self.large_bytes})
+            forks = ({"/v/ä/日本": 1, "/f/ä/1": 1}, {"/v/ä/日本": 5, "/f/ä/1": 2})
+            assert await held() == [users, forks, all_users, ({}, {}), ({}, {})]
 
     async def test_totals_are_of_the_moment_of_the_call(self, bench: Bench) -> None:
         async with bench:
             await bench.done(create("/a", b"12345"))
             totals = bench.store.totals()
             await execute(bench.store, append("/a", b"67890"), create("/b", b"1"))
-            assert await totals == (1, 5)
+            assert (await totals)[:2] == (1, 5)
 
     # --- from one life to the next -----------------------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ import msgspec
 
 from unbroken.errors import OutcomeUnknown, StorageFull, StoreError, StoreReadOnly, Unavailable, UnbrokenError
 from unbroken.measures import Metric
+from unbroken.protocol.prefixes import Prefixes
 from unbroken.protocol.producers import Producer
 from unbroken.protocol.stream import Addition, Creation, Deletion, Reference, StreamState
 from unbroken.store.base import Change, Due, DueKind, Hold, Totals
@@ -278,8 +279,8 @@ class SqliteStore:
             self._states.popitem(last=False)
         self._states[path] = state
 
-    def totals(self) -> Future[Totals]:
-        return count(lambda: open_reader(self.directory, vfs=self._vfs), self._overlay, self._resources)
+    def totals(self, below: Sequence[Prefixes] = ()) -> Future[Totals]:
+        return count(lambda: open_reader(self.directory, vfs=self._vfs), self._overlay, self._resources, below)
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
