@@ -21,10 +21,11 @@ from tests.server.site import TEXT, check_always, problem_code, until
 from unbroken.errors import TooManyConnections
 from unbroken.server.asgi import AsgiApp
 from unbroken.server.connection import Connection
-from unbroken.server.crowd import Crowd, Places
+from unbroken.server.crowd import Crowd
 from unbroken.server.factory import create_app
 from unbroken.server.listener import TlsListener
 from unbroken.server.settings import Settings
+from unbroken.server.shares import Places
 from unbroken.server.tls import certificate
 from unbroken.testing import Address, connect, encode_request
 

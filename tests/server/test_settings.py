@@ -18,7 +18,7 @@ NONE: tuple[str, ...] = (
     "append_bandwidth",
     "principal_append_rate",
 )
-NONE = (*NONE, "principal_append_bandwidth", "principal_live_reads", "address_connections")
+NONE = (*NONE, "principal_append_bandwidth", "principal_live_reads", "address_connections", "address_wrong_tokens")
 GOOD: list[tuple[str, str, Any]] = [
     ("max_body", "1MiB", 2**20),
     ("max_body", " 1 mib ", 2**20),

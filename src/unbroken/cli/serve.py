@@ -59,6 +59,7 @@ _FLAGS = {
         "principal_live_reads": "The same, by each client that is recognised, or none. (1000)",
         "max_connections": "Connections at a time. (10000, or fewer if the system allows no more open files)",
         "address_connections": "The same, from each address but those of trusted proxies, or none. (1000)",
+        "address_wrong_tokens": "Wrong tokens in a second from each such address, or none. (20)",
         "head_timeout": "Seconds until the head of a request must have arrived. (20)",
         "idle_timeout": "Seconds that a connection stays open between two requests. (75)",
         "body_timeout": "Seconds without a byte until a request's body is given up. (30)",

@@ -12,7 +12,7 @@
      +- Gone (410)                  +- StreamGone, OffsetGone
      +- TooLarge (413)              +- BodyTooLarge, TooManyMessages, StreamFull
      +- HostNotAllowed (421)
-     +- TooManyRequests (429)       +- RateLimited, TooManyLiveReads
+     +- TooManyRequests (429)       +- RateLimited, TooManyLiveReads, TooManyWrongTokens
      +- HeadTooLarge (431)
      +- Unavailable (503)           +- OutcomeUnknown, StoreReadOnly, Draining, Overloaded, TooManyConnections,
      |  |                              KeysUnavailable
@@ -99,6 +99,7 @@ __all__ = [
     "TooManyMessages",
     "TooManyRequests",
     "TooManyStreams",
+    "TooManyWrongTokens",
     "TotalSizeExceeded",
     "Unauthorized",
     "Unavailable",
@@ -431,6 +432,18 @@ class TooManyLiveReads(TooManyRequests):
 
     code = "too-many-live-reads"
     title = "Too many live reads"
+
+
+class TooManyWrongTokens(TooManyRequests):
+    """From this address come too many tokens that are no good."""
+
+    code = "too-many-wrong-tokens"
+    title = "Too many wrong tokens"
+
+    def __init__(self, detail: str = "", *, retry_after_s: int = 1) -> None:
+        super().__init__(
+            detail or "from this address come too many tokens that are no good", retry_after_s=retry_after_s
+        )
 
 
 class HeadTooLarge(UnbrokenError):

@@ -33,6 +33,7 @@ from unbroken.protocol.headers import ALLOWED_METHODS
 from unbroken.protocol.scopes import Action, Principal
 from unbroken.server.cors import is_from_elsewhere
 from unbroken.server.http import Headers, Request
+from unbroken.server.shares import WrongTokens
 from unbroken.server.static import STATIC_PATHS
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class Access:
         verifier: checks them.
         tokens: the file with static tokens.
         remote: makes the sources of published keys; it is given what to call when they change.
+        wrong: counts tokens that are no good; None for no limit.
 
     Raises:
         TokenFileError: the file with the tokens cannot be read.
@@ -110,8 +112,10 @@ class Access:
         verifier: Verifier | None = None,
         tokens: TokenFile | None = None,
         remote: Callable[[Callable[[], None]], tuple[RemoteKeys, ...]] | None = None,
+        wrong: WrongTokens | None = None,
     ) -> None:
         self._clock = clock
+        self._wrong = wrong
         self._authorize = authorize
         self._public_url = public_url
         self._keys = keys
@@ -159,6 +163,7 @@ class Access:
 
         Raises:
             Unauthorized, InvalidToken: nobody that is known.
+            TooManyWrongTokens: the same, once too often.
             InsufficientScope: somebody who may not do this.
             KeysUnavailable: their token cannot be checked now.
         """
@@ -249,7 +254,7 @@ class Access:
             raise Unauthorized(_HINT)
         known = self._known.get(given)
         if known is None or _is_over(known, self._clock):
-            known = await self._check_token(given)
+            known = await self._check_token(given, request.client)
         request.principal = known
 
     async def _asked(self, request: Request, path: str) -> Principal | None:
@@ -265,17 +270,22 @@ class Access:
             raise TypeError(f"authorize must return a Principal or None, not {type(principal).__name__}")
         return principal
 
-    async def _check_token(self, given: bytes) -> Principal:
+    async def _check_token(self, given: bytes, address: str | None) -> Principal:
         self._known.pop(given, None)
         generation = self._generation
-        principal = await self._verify(given[7:].decode("ascii"))
+        try:
+            principal = await self._verify(given[7:].decode("ascii"), address)
+        except InvalidToken:
+            if self._wrong is not None:
+                self._wrong.note(address)
+            raise
         while len(self._known) >= _KNOWN_MAX:
             del self._known[next(iter(self._known))]
         if generation == self._generation:
             self._known[given] = principal
         return principal
 
-    async def _verify(self, token: str) -> Principal:
+    async def _verify(self, token: str, address: str | None) -> Principal:
         from unbroken.tokens.signed import UnknownKey, read_header  # noqa: PLC0415
         from unbroken.tokens.static import STATIC_PREFIX, find_token  # noqa: PLC0415
 
@@ -286,6 +296,8 @@ class Access:
             if _is_over(kept.principal, self._clock):
                 raise InvalidToken("the token has expired")
             return kept.principal
+        if self._wrong is not None:
+            self._wrong.check(address)
         header = read_header(token)
         if self._verifier is None:
             raise InvalidToken("this server takes no signed tokens")

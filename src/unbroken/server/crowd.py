@@ -8,17 +8,15 @@ little, and still nobody is turned away as long as somebody inside is idle.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
-from functools import lru_cache
 from typing import Protocol
 
 from unbroken.errors import TooManyConnections
 from unbroken.server.logs import Seldom
 from unbroken.server.settings import Settings
-from unbroken.server.shares import place_of
+from unbroken.server.shares import Places
 
-__all__ = ["Crowd", "Guest", "Places"]
+__all__ = ["Crowd", "Guest"]
 
 _log = logging.getLogger("unbroken.server")
 _IDLE_GIVES_WAY_S = 2.0
@@ -40,30 +38,6 @@ class Guest(Protocol):
 
     def give_way(self) -> None:
         """Close it."""
-
-
-class Places:
-    """Tells addresses apart, as far as limits go by them.
-
-    Args:
-        trusted: addresses and networks of proxies. Everybody may come from there, so they are no client's.
-    """
-
-    def __init__(self, trusted: tuple[str, ...]) -> None:
-        self._trusted = tuple(ipaddress.ip_network(network) for network in trusted)
-        self.of = lru_cache(maxsize=4096)(self._of)
-
-    def _of(self, address: str | None) -> str | None:
-        """What counts as one address; None for those that no limit holds for."""
-        if address is None:
-            return None
-        place = place_of(address)
-        try:
-            found = ipaddress.ip_address(address)
-        except ValueError:
-            return place
-        found = (found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None) or found
-        return None if any(found in network for network in self._trusted) else place
 
 
 class Crowd:

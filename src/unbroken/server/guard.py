@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from unbroken.engine.clock import Clock
 from unbroken.server.access import Access, Authorize
 from unbroken.server.hosts import HostPolicy, is_loopback_host
 from unbroken.server.settings import Settings, SettingsError
+from unbroken.server.shares import Places, WrongTokens
 
 __all__ = ["TOKENS_FILE_NAME", "check_exposure", "create_access", "host_policy", "with_tokens_file"]
 
@@ -53,6 +55,9 @@ def _create_access(settings: Settings, clock: Clock, authorize: Authorize | None
     verifier = Verifier(settings.jwt_audience, settings.jwt_issuer) if settings.jwt_keys else None
     file = None if settings.tokens_file is None else TokenFile(settings.tokens_file)
 
+    rate = settings.address_wrong_tokens
+    wrong = None if rate is None else WrongTokens(rate, Places(settings.trusted_proxies), time.monotonic)
+
     def remote(on_change: Callable[[], None]) -> tuple[RemoteKeys, ...]:
         return tuple(RemoteKeys(url, on_change) for url in urls)
 
@@ -66,6 +71,7 @@ def _create_access(settings: Settings, clock: Clock, authorize: Authorize | None
             verifier=verifier,
             tokens=file,
             remote=remote,
+            wrong=wrong,
         )
     except (KeyFault, TokenFileError) as error:
         raise SettingsError(str(error)) from None

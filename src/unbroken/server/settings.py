@@ -58,6 +58,7 @@ class Settings:
         principal_live_reads: as ``max_live_reads``, by each client that is recognised; None for no limit.
         max_connections: greatest number of connections, less if the system allows fewer open files.
         address_connections: as ``max_connections``, from each address that is no trusted proxy's; None for no limit.
+        address_wrong_tokens: greatest number of tokens in a second that are no good, from each such address; or None.
         head_timeout: seconds until the head of a request must have arrived.
         idle_timeout: seconds that a connection stays open between two requests.
         body_timeout: seconds without a byte after which a request's body is given up.
@@ -104,6 +105,7 @@ class Settings:
     principal_live_reads: int | None = 1_000
     max_connections: int = 10_000
     address_connections: int | None = 1_000
+    address_wrong_tokens: int | None = 20
     head_timeout: float = 20.0
     idle_timeout: float = 75.0
     body_timeout: float = 30.0
@@ -311,6 +313,7 @@ _PARSERS: Mapping[str, Any] = {
     "principal_live_reads": _or_none(_number(0, 10**9)),
     "max_connections": _number(1, 10**7),
     "address_connections": _or_none(_number(1, 10**7)),
+    "address_wrong_tokens": _or_none(_number(1, 10**9)),
     "head_timeout": _seconds,
     "idle_timeout": _seconds,
     "body_timeout": _seconds,

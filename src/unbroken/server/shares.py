@@ -1,4 +1,4 @@
-"""What one client may take of the server: rates of writing, and live reads at a time.
+"""What one client may take of the server: rates of writing, live reads at a time, and wrong tokens.
 
 Whoever is recognised has a share of their own, by their name. As long as nobody is asked who they are everybody is one
 and the same, so only the limits of the whole server hold; where a share is all the same to be had, it is that of an
@@ -13,17 +13,21 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import TypeVar
 
-from unbroken.errors import Overloaded, RateLimited, TooManyLiveReads
+from unbroken.errors import Overloaded, RateLimited, TooManyLiveReads, TooManyWrongTokens
 from unbroken.protocol.scopes import Principal
 from unbroken.server.http import Request
 from unbroken.server.settings import Settings
 
-__all__ = ["Bucket", "LiveReads", "WriteRates", "limits_writes", "place_of", "share_of"]
+__all__ = ["Bucket", "LiveReads", "Places", "WriteRates", "WrongTokens", "limits_writes", "place_of", "share_of"]
 
-_PRINCIPALS_MAX = 10_000
+_CLIENTS_MAX = 10_000
 _RETRY_AFTER_S_MAX = 3600
 _NETWORK_BITS = 64
+_FAR_OVER_S = 5.0
+
+T = TypeVar("T")
 
 
 class Bucket:
@@ -111,15 +115,64 @@ class WriteRates:
         self._all.take(0, size_bytes)
 
     def _share(self, name: str, now_s: float) -> _Share:
-        share = self._shares.get(name)
-        if share is None:
-            share = self._shares[name] = _Share("this client", *self._each, now_s)
-            if len(self._shares) > _PRINCIPALS_MAX:
-                # Whoever has not written for so long would find a full bucket anyway.
-                self._shares.popitem(last=False)
-        else:
-            self._shares.move_to_end(name)
-        return share
+        return _of_client(self._shares, name, lambda: _Share("this client", *self._each, now_s))
+
+
+def _of_client(table: OrderedDict[str, T], name: str, make: Callable[[], T]) -> T:
+    """What a table has of a client. It forgets those not seen for longest, who would find a full bucket anyway."""
+    found = table.get(name)
+    if found is None:
+        found = table[name] = make()
+        if len(table) > _CLIENTS_MAX:
+            table.popitem(last=False)
+    else:
+        table.move_to_end(name)
+    return found
+
+
+class WrongTokens:
+    """How often somebody may come with a token that is no good, by address.
+
+    A token that is good is served whatever others from the same address do, as long as it costs little to know that.
+
+    Args:
+        rate: how often in a second.
+        places: tells addresses apart.
+        clock: a monotonic clock, in seconds.
+    """
+
+    def __init__(self, rate: float, places: Places, clock: Callable[[], float]) -> None:
+        self._rate = rate
+        self._places = places
+        self._clock = clock
+        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+
+    def check(self, address: str | None) -> None:
+        """To be called before a token is checked in a way that costs something.
+
+        Raises:
+            TooManyWrongTokens: from there come so many that no more are checked.
+        """
+        place = self._places.of(address)
+        bucket = None if place is None else self._buckets.get(place)
+        if bucket is not None and (wait_s := bucket.wait_s(self._clock())) > _FAR_OVER_S:
+            raise TooManyWrongTokens(retry_after_s=math.ceil(wait_s))
+
+    def note(self, address: str | None) -> None:
+        """A token was no good.
+
+        Raises:
+            TooManyWrongTokens: too many came from there lately.
+        """
+        place = self._places.of(address)
+        if place is None:
+            return
+        now_s = self._clock()
+        bucket = _of_client(self._buckets, place, lambda: Bucket(self._rate, now_s))
+        wait_s = bucket.wait_s(now_s)
+        bucket.take(1)
+        if wait_s > 0:
+            raise TooManyWrongTokens(retry_after_s=math.ceil(wait_s)) from None
 
 
 def limits_writes(settings: Settings, *, knows_clients: bool) -> bool:
@@ -196,3 +249,27 @@ def place_of(address: str) -> str:
     if found.ipv4_mapped is not None:
         return str(found.ipv4_mapped)
     return str(ipaddress.ip_network((int(found), _NETWORK_BITS), strict=False))
+
+
+class Places:
+    """Tells addresses apart, as far as limits go by them.
+
+    Args:
+        trusted: addresses and networks of proxies. Everybody may come from there, so they are no client's.
+    """
+
+    def __init__(self, trusted: tuple[str, ...]) -> None:
+        self._trusted = tuple(ipaddress.ip_network(network) for network in trusted)
+        self.of = lru_cache(maxsize=4096)(self._of)
+
+    def _of(self, address: str | None) -> str | None:
+        """What counts as one address; None for those that no limit holds for."""
+        if address is None:
+            return None
+        place = place_of(address)
+        try:
+            found = ipaddress.ip_address(address)
+        except ValueError:
+            return place
+        found = (found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None) or found
+        return None if any(found in network for network in self._trusted) else place
