@@ -207,3 +207,23 @@ def test_faults_at_every_operation(tmp_path: Path, whole: Work, stride: int) -> 
                 error.add_note(f"at operation {index} of {operations}: {fault}")
                 raise
     assert noticed > 10
+
+
+def test_a_start_that_fails_lets_go_of_the_store(tmp_path: Path) -> None:
+    async def start_and_stop(engine: Engine) -> None:
+        async with engine:
+            pass
+
+    with FaultyDisk() as disk:
+        run_inline(start_and_stop(Engine(make(tmp_path, disk))), turns=TURNS)
+        operations = sum(disk.counts.values())
+    refused = 0
+    for index in range(operations):
+        with FaultyDisk() as disk:
+            disk.fail(Fault.ERROR, "open", "read", after=index)
+            try:
+                run_inline(start_and_stop(Engine(make(tmp_path, disk))), turns=TURNS)
+            except StoreError:
+                refused += 1
+        assert run_inline(found_in(tmp_path)) == {}
+    assert refused > 3

@@ -121,7 +121,11 @@ class Engine:
         """
         await self.store.open()
         self._begin()
-        measuring = self.store.totals(self.usage.prefixes)
+        try:
+            measuring = self.store.totals(self.usage.prefixes)
+        except BaseException:
+            await self.store.close()
+            raise
         self.usage.begin_with(measuring)
         self._committer.start()
         sweeping = asyncio.get_running_loop().create_task(self._sweep(), name="unbroken-sweeper")

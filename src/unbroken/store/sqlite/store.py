@@ -280,7 +280,8 @@ class SqliteStore:
         self._states[path] = state
 
     def totals(self, below: Sequence[Prefixes] = ()) -> Future[Totals]:
-        return count(lambda: open_reader(self.directory, vfs=self._vfs), self._overlay, self._resources, below)
+        with self._reading():
+            return count(lambda: open_reader(self.directory, vfs=self._vfs), self._overlay, self._resources, below)
 
     # --- writing -----------------------------------------------------------------------------------------------------
 

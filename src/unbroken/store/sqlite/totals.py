@@ -69,10 +69,13 @@ def count(
     """
     unfolded = [pending.state for pending in overlay.oldest() if pending.state is not None]
     covered = [pending.number for pending in overlay.oldest() if not pending.born]
-    db = connect()
-    # From here on it reads what there is now, whatever is folded meanwhile.
-    rows(db, "BEGIN")
-    rows(db, "SELECT 1 FROM meta")
+    with ExitStack() as unless_it_fails:
+        db = connect()
+        unless_it_fails.callback(db.close)
+        # From here on it reads what there is now, whatever is folded meanwhile.
+        rows(db, "BEGIN")
+        rows(db, "SELECT 1 FROM meta")
+        unless_it_fails.pop_all()
     thread = resources.enter_context(ThreadPoolExecutor(1, thread_name_prefix="unbroken-count"))
     resources.callback(_interrupt, db)
     return asyncio.get_running_loop().run_in_executor(thread, _count, db, covered, unfolded, below)
