@@ -31,6 +31,7 @@ install() { local words=(); while (($#)); do case "$1" in -o|-g) shift 2;; *) wo
   command install "${words[@]}"; }
 """
 PLACES = ("/opt/unbroken", "/etc/unbroken", "/etc/systemd/system", "/var/lib/unbroken", "/var/backups/unbroken")
+PLACES += ("/var/cache/nginx-unbroken",)
 
 
 def section(title: str) -> str:
@@ -118,6 +119,16 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port: int = sock.getsockname()[1]
         return port
+
+
+def test_the_cache_is_emptied(machine: Machine) -> None:
+    cache = machine.root / "var/cache/nginx-unbroken"
+    (cache / "0/1a").mkdir(parents=True)
+    (cache / "0/1a/page").write_text("what anybody could see")
+    (empty,) = snippets(section("What readers share"))
+    machine.run(empty)
+    assert [path for path in cache.rglob("*") if path.is_file()] == []
+    assert (machine.root / "systemctl").read_text() == "stop nginx\nstart nginx\n"
 
 
 def test_from_an_empty_machine_to_a_service(machine: Machine) -> None:

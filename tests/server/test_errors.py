@@ -21,6 +21,17 @@ async def test_unknown_method(serve_memory: Serve, method: str) -> None:
         assert allowed == {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"}
 
 
+@pytest.mark.parametrize("path", ["/-/health", "/-/ready", "/-/metrics", "/-/unbroken.js", "/-/ui"])
+async def test_what_is_only_looked_at(serve_memory: Serve, path: str) -> None:
+    async with serve_memory() as site:
+        for method in ("POST", "PUT", "DELETE", "PATCH"):
+            refused = await site.request(method, path, TEXT, b"")
+            assert problem_code(refused) == (405, "method-not-allowed")
+            assert refused["allow"] == "GET, HEAD, OPTIONS"
+        assert (await site.get(path)).status == (await site.head(path)).status == 200
+        assert (await site.request("OPTIONS", path)).status == 204
+
+
 async def test_unknown_headers_and_parameters_are_ignored(serve_memory: Serve) -> None:
     async with serve_memory() as site:
         extra = {"x-anything": "1", "stream-unknown": "1", "range": "bytes=0-1", "accept": "image/png"}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import re
+import signal
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,45 @@ async def test_each_request_has_a_line(serve: Serve, caplog: pytest.LogCaptureFi
     assert len({entry["request_id"] for entry in logged}) == 6
     assert "secret" not in caplog.text
     assert "GET /a?offset=-1 200, 6 B in " in caplog.text
+
+
+async def test_readers_of_a_deleted_stream_are_logged_together(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "unbroken.server")
+    async with serve() as site, AsyncExitStack() as stack:
+        for path, count in (("/a", 20), ("/b", 1)):
+            await site.create(path, TEXT)
+            for _ in range(count):
+                await stack.enter_async_context(site.events(f"{path}?offset=-1&live=sse"))
+        await until(lambda: len(site.engine.waiters) == 21)
+        for path in ("/a", "/b"):
+            await site.delete(path)
+        await until(lambda: len(caplog.records) == 2)
+    told = [vars(record)["facts"] for record in caplog.records]
+    assert [(facts["path"], facts["code"], facts["readers"]) for facts in told] == [
+        ("/a", "stream-not-found", 20),
+        ("/b", "stream-not-found", 1),
+    ]
+    assert "live reads of /a that ended: 20: " in caplog.text
+
+
+@pytest.mark.parametrize(("trusted", "client"), [("127.0.0.1", "203.0.113.7"), ("192.0.2.1", "127.0.0.1")])
+@pytest.mark.parametrize("forwarded", [{}, {"x-forwarded-proto": "http"}], ids=["for", "for and proto"])
+async def test_client_behind_a_proxy_is_logged(
+    tmp_path: Path, trusted: str, client: str, forwarded: dict[str, str]
+) -> None:
+    """If the proxy is trusted; for every kind of request."""
+    flags = ("--store", "memory", "--access-log", "--log-format", "json", "--trusted-proxies", trusted)
+    fields = {**TEXT, "x-forwarded-for": "203.0.113.7", **forwarded}
+    async with server_process(tmp_path, *flags) as server:
+        async with connect(*server.address) as connection:
+            for method, body in (("PUT", b""), ("POST", b"hello"), ("GET", None), ("HEAD", None), ("DELETE", None)):
+                assert (await connection.request(method, "/a", fields, body)).status < 300
+        server.send_signal(signal.SIGTERM)
+        _, log = await server.wait()
+    logged = [entry for entry in map(json.loads, log.splitlines()) if entry["logger"] == "unbroken.access"]
+    assert [(entry["method"], entry["client"]) for entry in logged] == [
+        (method, client) for method in ("PUT", "POST", "GET", "HEAD", "DELETE")
+    ]
 
 
 async def test_nothing_is_logged_unasked(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:

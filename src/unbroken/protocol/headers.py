@@ -47,6 +47,7 @@ RESPONSE_HEADERS = (
 )
 
 _VALUE_CHARS_MAX = 256
+_PARAMETERS = frozenset(("before", "cursor", "limit", "live", "offset", "since", "timeout"))
 _PARAMETERS_MAX = 64
 _INTEGER = re.compile(r"0|[1-9][0-9]{0,15}", re.ASCII)
 _MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+[ \t]*(?:;[ -~\t]*)?", re.ASCII)
@@ -175,8 +176,8 @@ def parse_read_query(query: bytes) -> ReadQuery:
 
     Raises:
         InvalidOffset: ``offset`` or ``before`` is empty or repeated.
-        InvalidHeader: ``live``, ``timeout``, ``since`` or ``limit`` has an unknown value, or one excludes another; or
-            there are more than 64 parameters.
+        InvalidHeader: ``live``, ``timeout``, ``since`` or ``limit`` has an unknown value; one excludes another, or is
+            repeated; or there are more than 64 parameters.
     """
     if not query:
         return _NO_QUERY
@@ -213,7 +214,9 @@ def _parameters(query: bytes) -> dict[str, str]:
     for pair in query.decode("latin-1").split("&"):
         name, _, value = pair.partition("=")
         name = unquote_plus(name)
-        if name in ("offset", "before") and name in values:
-            raise InvalidOffset(f"{name} is given more than once")
+        if name in _PARAMETERS and name in values:
+            # Caches in front take the first of them, or the last, or both.
+            error = InvalidOffset if name in ("offset", "before") else InvalidHeader
+            raise error(f"{name} is given more than once")
         values[name] = unquote_plus(value)
     return values

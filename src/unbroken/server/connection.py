@@ -47,7 +47,8 @@ _LOOK_S = 1.0
 _HAS_LEFT = getattr(select, "POLLRDHUP", 0)  # Linux; elsewhere only a connection that broke is noticed
 _FIELD_COST_BYTES = 128
 """What a field costs in memory beside its bytes: a head of thousands of empty ones would be ten times its size."""
-_UNUSUAL = {b"expect", b"transfer-encoding", b"upgrade", b"x-forwarded-proto"}
+_UNUSUAL = {b"expect", b"transfer-encoding", b"upgrade", b"x-forwarded-for", b"x-forwarded-proto"}
+"""Headers of requests that do not take the short cut. Whether a proxy is believed is for uvicorn to say."""
 
 
 class _HeadIsTooLarge(Exception):

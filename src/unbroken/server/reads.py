@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import re
+from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -31,6 +32,7 @@ __all__ = ["Reads"]
 
 _log = logging.getLogger("unbroken.server")
 _ACTIVE = re.compile("html|xml|multipart", re.IGNORECASE)
+_MOMENT_S = 0.5
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UP_TO_DATE = (b"stream-up-to-date", b"true")
 _CLOSED = (b"stream-closed", b"true")
@@ -57,6 +59,7 @@ class Reads:
         self._sse_lifetime_s = settings.sse_lifetime
         self._sse_heartbeat_s = settings.sse_heartbeat
         self.frames = FrameCache()
+        self._endings = _Endings()
         self.live = LiveReads(settings.max_live_reads, settings.principal_live_reads)
         # What one reader may see is not another's: nothing that a shared cache would keep, even for a moment.
         self._collapsed = _COLLAPSED if access is None else []
@@ -217,13 +220,30 @@ class Reads:
                     self._untaken.check(0 if page is None else len(page.data))
                 except UnbrokenError as error:
                     # Deleted, most likely. The status is long sent; whoever connects again is told.
-                    facts = {"request_id": request.id, "path": follower.state.path, "code": error.code}
-                    text = "a live read of %s ended: %s, id %s"
-                    _log.info(text, follower.state.path, error, request.id, extra={"facts": facts})
+                    self._endings.note(follower.state.path, error, request.id)
                     return
 
     def _lease(self, request: Request, follower: Follower) -> Lease | _Forever:
         return _FOREVER if self._access is None else self._access.lease(request, follower.stop)
+
+
+class _Endings:
+    """Logs that live reads ended: all of a stream that end at the same time, and for the same reason, in one line."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, str]] = Counter()
+
+    def note(self, path: str, error: UnbrokenError, request_id: str) -> None:
+        """One ended."""
+        self._counts[path, error.code] += 1
+        if self._counts[path, error.code] == 1:
+            asyncio.get_running_loop().call_later(_MOMENT_S, self._tell, path, error, request_id)
+
+    def _tell(self, path: str, error: UnbrokenError, request_id: str) -> None:
+        count = self._counts.pop((path, error.code))
+        facts = {"request_id": request_id, "path": path, "code": error.code, "readers": count}
+        text = "live reads of %s that ended: %d: %s, id of the first %s"
+        _log.info(text, path, count, error, request_id, extra={"facts": facts})
 
 
 class _Forever:

@@ -90,6 +90,8 @@ class Reserved:
         """Answer a request for one of ``RESERVED_PATHS``."""
         if path in STATIC_PATHS:
             return serve_static(request, path)
+        if path != "/-/streams" and request.method not in ("GET", "HEAD"):
+            raise MethodNotAllowed("GET, HEAD, OPTIONS")
         if path == "/-/health":
             return _json(b'{"status":"ok"}')
         if path == "/-/ready":
@@ -99,8 +101,6 @@ class Reserved:
                 raise Draining
             return _json(b'{"status":"ready"}')
         if path == "/-/metrics":
-            if request.method not in ("GET", "HEAD"):
-                raise MethodNotAllowed("GET, HEAD, OPTIONS")
             return Response(200, [(b"content-type", CONTENT_TYPE), _NO_STORE], expose(self._metrics()))
         if request.method not in self._streams:
             raise MethodNotAllowed("GET, DELETE, OPTIONS")
