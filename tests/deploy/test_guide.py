@@ -30,8 +30,14 @@ runuser() { [ "$1 $2 $3" = "-u unbroken --" ]; shift 3; "$@"; }
 install() { local words=(); while (($#)); do case "$1" in -o|-g) shift 2;; *) words+=("$1"); shift;; esac; done
   command install "${words[@]}"; }
 """
-PLACES = ("/opt/unbroken", "/etc/unbroken", "/etc/systemd/system", "/var/lib/unbroken", "/var/backups/unbroken")
-PLACES += ("/var/cache/nginx-unbroken",)
+PLACES = (
+    "/opt/unbroken",
+    "/etc/unbroken",
+    "/etc/systemd/system",
+    "/var/lib/unbroken",
+    "/var/backups/unbroken",
+    "/var/cache/nginx-unbroken",
+)
 
 
 def section(title: str) -> str:

@@ -182,7 +182,7 @@ def test_bucket_gives_back_what_the_rate_says() -> None:
 
 
 def test_shares_of_many_clients_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unbroken.server.shares._PRINCIPALS_MAX", 3)
+    monkeypatch.setattr("unbroken.server.shares._CLIENTS_MAX", 3)
     rates = WriteRates(Settings(principal_append_rate=1), lambda: 0.0)
     clients = [Principal(str(number), grant(read="/**")) for number in range(5)]
     for client in clients:
