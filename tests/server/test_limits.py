@@ -29,6 +29,21 @@ async def test_stream_that_is_full(serve: Serve) -> None:
         assert (await site.get("/a")).body == b"1234567890"
 
 
+async def test_stream_with_too_many_producers(serve: Serve) -> None:
+    async with serve(max_producers=2) as site:
+        await site.create("/a", TEXT)
+        for name in "pq":
+            assert (await site.post("/a", {**TEXT, **producer(name, 0, 0)}, b"x")).status == 200
+        refused = await site.post("/a", {**TEXT, **producer("r", 0, 0)}, b"x")
+        assert problem_code(refused) == (413, "too-many-producers")
+        assert "higher epoch" in json.loads(refused.body)["detail"]
+        assert (await site.post("/a", {**TEXT, **producer("q", 0, 0)}, b"x")).status == 204
+        assert (await site.post("/a", {**TEXT, **producer("q", 1, 0)}, b"x")).status == 200
+        assert (await site.post("/a", TEXT, b"x")).status == 204
+        assert (await site.post("/a", closed())).status == 204
+        assert (await site.get("/a")).body == b"xxxx"
+
+
 async def test_too_many_streams(serve: Serve) -> None:
     async with serve(max_streams=2) as site:
         await until(lambda: site.engine.usage.measured)
@@ -105,11 +120,12 @@ async def test_what_a_tenant_has_is_told(serve: Serve) -> None:
             assert "quotas" not in json.loads((await site.get(f"/-/streams?prefix={prefix}")).body)
 
 
-@pytest.mark.parametrize("limit", ["max_stream_size", "max_streams", "max_total_size"])
+@pytest.mark.parametrize("limit", ["max_stream_size", "max_producers", "max_streams", "max_total_size"])
 async def test_no_limit(serve_memory: Serve, limit: str) -> None:
     async with serve_memory(**{limit: None}) as site:
         await until(lambda: site.engine.usage.measured)
         await site.create("/a", TEXT, b"x")
+        assert (await site.post("/a", {**TEXT, **producer("p", 0, 0)}, b"x")).status == 200
 
 
 # --- rates of writing ------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from unbroken.server.settings import Settings, SettingsError, load_settings
 
 NONE: tuple[str, ...] = (
     "max_stream_size",
+    "max_producers",
     "max_streams",
     "max_total_size",
     "append_rate",
@@ -51,6 +52,7 @@ BAD = [
     ("max_body", "1.5MiB"),
     ("max_body", "-1"),
     ("max_stream_size", "nothing"),
+    ("max_producers", "1000001"),
     ("max_streams", "1e6"),
     ("max_streams", "1,000"),
     ("max_streams", "٣"),

@@ -156,9 +156,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     # --- what is done ----------------------------------------------------------------------------------------------
 
-    @rule(drawn=transactions, give_up=rarely)
-    def transact(self, drawn: list[Outline], give_up: bool) -> None:
-        """Some commands in one transaction, which may be given up at its end."""
+    @rule(drawn=transactions, ask=st.booleans(), give_up=rarely)
+    def transact(self, drawn: list[Outline], give_up: bool, ask: bool = True) -> None:
+        """Some commands in one transaction, which may be asked for what it sees, and given up at its end."""
 
         async def both() -> None:
             async with self.model.transaction(PATHS) as expected, self.store.transaction(PATHS) as found:
@@ -167,6 +167,9 @@ class StoreMachine(RuleBasedStateMachine):
                         note(repr(command)[:300])
                         told = write(expected, command, self.now, self.renewed_ms)
                         assert repr(write(found, command, self.now, self.renewed_ms)) == repr(told)
+                if ask:
+                    for state in filter(None, map(expected.state, PATHS)):
+                        assert found.producers(state.number) == expected.producers(state.number)
                 if give_up:
                     raise ZeroDivisionError
 

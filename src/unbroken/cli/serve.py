@@ -45,6 +45,7 @@ _FLAGS = {
     "Limits": {
         "max_body": "Greatest request body. (64MiB)",
         "max_stream_size": "Greatest size of one stream, or none. (1TiB)",
+        "max_producers": "Greatest number of producers of one stream, or none. (100000)",
         "max_streams": "Greatest number of streams, or none. (10000000)",
         "max_total_size": "Greatest size of all streams together, or none. (none)",
         "quota": "What streams at or below a path may hold: '/users/* streams=1000 size=10GiB'; repeatable. (none)",

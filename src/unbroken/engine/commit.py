@@ -329,7 +329,11 @@ class Committer:
         if isinstance(command, Append):
             stamp, state = command.producer, target.state
             producer = None if stamp is None or state is None else transaction.producer(state.number, stamp.id)
-            return decide(command, Situation(now, target, producer=producer))
+            decision = decide(command, Situation(now, target, producer=producer))
+            if stamp is not None and producer is None and state is not None and decision.records:
+                too_many = self._usage.refusal_of_producer(state.number, transaction)
+                return decision if too_many is None else Decision(too_many)
+            return decision
         if isinstance(command, Create):
             situation = Situation(now, target, next_number=transaction.next_number())
             if command.fork is not None:

@@ -13,7 +13,14 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from unbroken.engine.quotas import PathQuota, PathUsage, PrefixUsage
-from unbroken.errors import PathQuotaExceeded, StreamFull, TooManyStreams, TotalSizeExceeded, UnbrokenError
+from unbroken.errors import (
+    PathQuotaExceeded,
+    StreamFull,
+    TooManyProducers,
+    TooManyStreams,
+    TotalSizeExceeded,
+    UnbrokenError,
+)
 from unbroken.measures import Metric
 from unbroken.protocol.prefixes import Prefixes
 from unbroken.protocol.stream import Addition, Creation, Deletion, Record
@@ -32,12 +39,14 @@ class Quota(NamedTuple):
         streams: how many streams.
         total_bytes: bytes of all streams, each counted once.
         by_path: limits for parts of the store, tenants say; all that match a stream's path hold for it.
+        stream_producers: producers of one stream, at most a million: each that ever wrote to it is remembered.
     """
 
     stream_bytes: int | None = None
     streams: int | None = None
     total_bytes: int | None = None
     by_path: tuple[PathQuota, ...] = ()
+    stream_producers: int | None = None
 
 
 UNLIMITED = Quota()
@@ -147,6 +156,16 @@ class Usage:
                 if (error := by_path.refusal(path, streams, size_bytes)) is not None:
                     return error
         return None
+
+    def refusal_of_producer(self, number: int, transaction: Transaction) -> TooManyProducers | None:
+        """Why a producer that is new may not write to a stream: there are too many.
+
+        Args:
+            number: the stream.
+            transaction: knows it.
+        """
+        limit = self.quota.stream_producers
+        return None if limit is None or transaction.producers(number) < limit else TooManyProducers(limit=limit)
 
     def mark(self) -> None:
         """A transaction begins."""

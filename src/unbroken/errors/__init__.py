@@ -10,7 +10,7 @@
      +- Conflict (409)              +- StreamExists, ContentTypeMismatch, StreamClosed, SequenceRegression,
      |                                 ProducerGap, EpochInUse, SourceGone, ForkTooDeep
      +- Gone (410)                  +- StreamGone, OffsetGone
-     +- TooLarge (413)              +- BodyTooLarge, TooManyMessages, StreamFull
+     +- TooLarge (413)              +- BodyTooLarge, TooManyMessages, StreamFull, TooManyProducers
      +- HostNotAllowed (421)
      +- TooManyRequests (429)       +- RateLimited, TooManyLiveReads, TooManyWrongTokens
      +- HeadTooLarge (431)
@@ -97,6 +97,7 @@ __all__ = [
     "TooManyConnections",
     "TooManyLiveReads",
     "TooManyMessages",
+    "TooManyProducers",
     "TooManyRequests",
     "TooManyStreams",
     "TooManyWrongTokens",
@@ -395,6 +396,18 @@ class StreamFull(TooLarge):
     def __init__(self, detail: str = "", *, limit_bytes: int | None = None) -> None:
         super().__init__(detail or f"a stream may have at most {limit_bytes} bytes here")
         self.limit_bytes = limit_bytes
+
+
+class TooManyProducers(TooLarge):
+    """The stream knows as many producers as it may, and this is a new one. Those that it knows go on."""
+
+    code = "too-many-producers"
+    title = "Too many producers"
+
+    def __init__(self, detail: str = "", *, limit: int | None = None) -> None:
+        instead = "use an id that it knows, with a higher epoch, or none, or go on in a new stream"
+        super().__init__(detail or f"this stream knows {limit} producers and takes no new ones: {instead}")
+        self.limit = limit
 
 
 class TooManyRequests(UnbrokenError):

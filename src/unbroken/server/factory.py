@@ -27,7 +27,13 @@ def create_engine(settings: Settings) -> Engine:
 
 def quota_of(settings: Settings) -> Quota:
     """What the store may hold at most."""
-    return Quota(settings.max_stream_size, settings.max_streams, settings.max_total_size, settings.quota)
+    return Quota(
+        settings.max_stream_size,
+        settings.max_streams,
+        settings.max_total_size,
+        settings.quota,
+        settings.max_producers,
+    )
 
 
 def create_app(

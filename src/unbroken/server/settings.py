@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from unbroken.engine.quotas import PathQuota
 from unbroken.protocol.prefixes import Prefixes
 from unbroken.server.hosts import is_loopback_host
+from unbroken.store.base import PRODUCERS_COUNTED_MAX
 
 __all__ = ["LogFormat", "LogLevel", "Settings", "SettingsError", "StoreKind", "load_settings"]
 
@@ -42,7 +43,8 @@ class Settings:
         litestream: leave the checkpoints of the sqlite store to Litestream, which must be running.
         page_size: greatest size of a read's answer, in bytes.
         max_body: greatest request body, in bytes.
-        max_stream_size: greatest size of one stream, in bytes; None for no limit, as with the next two.
+        max_stream_size: greatest size of one stream, in bytes; None for no limit, as with the next three.
+        max_producers: greatest number of producers of one stream that are remembered.
         max_streams: greatest number of streams.
         max_total_size: greatest size of all streams together, in bytes.
         quota: what all streams at or below each prefix may hold together; as text a pattern and limits, such as
@@ -91,6 +93,7 @@ class Settings:
     page_size: int = 1024 * 1024
     max_body: int = 64 * 1024 * 1024
     max_stream_size: int | None = 1024**4
+    max_producers: int | None = 100_000
     max_streams: int | None = 10_000_000
     max_total_size: int | None = None
     quota: tuple[PathQuota, ...] = ()
@@ -299,6 +302,7 @@ _PARSERS: Mapping[str, Any] = {
     "page_size": _size(16, 64 * 2**20),
     "max_body": _size(1, 2**30),
     "max_stream_size": _or_none(_size(1, 10**15)),
+    "max_producers": _or_none(_number(0, PRODUCERS_COUNTED_MAX)),
     "max_streams": _or_none(_number(0, 10**12)),
     "max_total_size": _or_none(_size(0, 10**15)),
     "quota": _quotas,

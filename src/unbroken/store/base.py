@@ -19,7 +19,10 @@ from unbroken.protocol.prefixes import Prefixes
 from unbroken.protocol.producers import Producer
 from unbroken.protocol.stream import Record, StreamState
 
-__all__ = ["Change", "Due", "DueKind", "Held", "Hold", "Store", "Totals", "Transaction"]
+__all__ = ["PRODUCERS_COUNTED_MAX", "Change", "Due", "DueKind", "Held", "Hold", "Store", "Totals", "Transaction"]
+
+PRODUCERS_COUNTED_MAX = 1_000_000
+"""A store need not count more producers of one stream than that."""
 
 
 DueKind = Literal["ttl_s", "expires_at_ms"]
@@ -107,6 +110,13 @@ class Transaction(Protocol):
 
     def producer(self, number: int, producer_id: str) -> Producer | None:
         """What is known of a stream's producer."""
+        ...
+
+    def producers(self, number: int) -> int:
+        """How many producers of a stream are known; `PRODUCERS_COUNTED_MAX` may stand for more.
+
+        Asked when a new one comes: may take some milliseconds the first time.
+        """
         ...
 
     def is_held(self, fork: int) -> bool:

@@ -105,6 +105,9 @@ class MemoryStore:
     def producer(self, number: int, producer_id: str) -> Producer | None:
         return self._producers.get(number, {}).get(producer_id)
 
+    def producers(self, number: int) -> int:
+        return len(self._producers.get(number, ()))
+
     def is_held(self, fork: int) -> bool:
         return fork in self._holds
 

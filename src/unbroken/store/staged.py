@@ -27,6 +27,10 @@ class Base(Protocol):
         """What is known of a stream's producer."""
         ...
 
+    def producers(self, number: int) -> int:
+        """How many producers of a stream are known."""
+        ...
+
     def is_held(self, fork: int) -> bool:
         """Whether this deleted fork still holds its source's data."""
         ...
@@ -58,6 +62,7 @@ class StagedTransaction:
         pieces: what was staged.
         dated: when some of what was staged will have been added.
         unstaged: streams whose pieces are to be discarded.
+        newcomers: how many producers are new, by stream.
         size_bytes: of the data in all changes.
         largest_bytes: of the data in one of them, at most.
     """
@@ -65,13 +70,14 @@ class StagedTransaction:
     def __init__(self, base: Base) -> None:
         self._base = base
         self._states: dict[str, StreamState | None] = {}
-        self._producers: dict[tuple[int, str], Producer] = {}
+        self._producers: dict[tuple[int, str], Producer | None] = {}
         self._released: set[int] = set()
         self._number = base.last_number
         self.changes: list[Change] = []
         self.pieces: list[Piece] = []
         self.dated: list[Dating] = []
         self.unstaged: list[int] = []
+        self.newcomers: dict[int, int] = {}
         self.size_bytes = self.largest_bytes = 0
 
     def state(self, path: str) -> StreamState | None:
@@ -80,7 +86,13 @@ class StagedTransaction:
         return self._states[path]
 
     def producer(self, number: int, producer_id: str) -> Producer | None:
-        return self._producers.get((number, producer_id)) or self._base.producer(number, producer_id)
+        key = number, producer_id
+        if key not in self._producers:
+            self._producers[key] = self._base.producer(number, producer_id)
+        return self._producers[key]
+
+    def producers(self, number: int) -> int:
+        return self._base.producers(number) + self.newcomers.get(number, 0)
 
     def is_held(self, fork: int) -> bool:
         return fork not in self._released and self._base.is_held(fork)
@@ -95,7 +107,9 @@ class StagedTransaction:
         if isinstance(record, Addition):
             self._count(record.data)
             if (stamp := record.producer) is not None:
-                self._producers[(record.number, stamp.id)] = Producer(stamp.epoch, stamp.seq)
+                if self.producer(record.number, stamp.id) is None:
+                    self.newcomers[record.number] = self.newcomers.get(record.number, 0) + 1
+                self._producers[record.number, stamp.id] = Producer(stamp.epoch, stamp.seq)
         elif isinstance(record, Creation):
             self._count(record.data)
             self._number = record.number

@@ -242,6 +242,11 @@ class Bench:
         async with self.store.transaction([path]) as transaction:
             return transaction.producer(self.state(path).number, producer_id)
 
+    async def producers(self, number: int) -> int:
+        """How many producers of a stream are known."""
+        async with self.store.transaction([]) as transaction:
+            return transaction.producers(number)
+
     def check(self) -> None:
         """Check what the stores left behind."""
         for life in range(self._lives + 1):

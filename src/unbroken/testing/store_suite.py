@@ -198,6 +198,44 @@ class _Tests(StoreHooks):
             sizes = [2 * (self.large_bytes if seq % 3 == 0 else 1) for seq in range(6)]
             assert bench.state("/a").tail == sum(sizes)
 
+    async def test_producers_are_counted_once_each(self, bench: Bench) -> None:
+        """Those in a transaction under way too; each stream's alone, whatever is at its path later."""
+        async with bench:
+            await bench.done(create("/a"), create("/b"))
+            first = bench.state("/a").number
+            for names in ("pq", "pr"):
+                stamps = [ProducerStamp(name, 0, 0 if name != "p" or names == "pq" else 1) for name in names]
+                await bench.done(*(append("/a", b"x", producer=stamp) for stamp in stamps))
+            await bench.done(append("/a", b"x", producer=ProducerStamp("p", 7, 0)), append("/b", b"x"))
+            assert await bench.producers(first) == 3
+            async with bench.store.transaction(["/a", "/b"]) as transaction:
+                number = bench.state("/b").number
+                assert (transaction.producers(first), transaction.producers(number)) == (3, 0)
+                for path, name, seq in (("/a", "s", 0), ("/a", "s", 1), ("/a", "q", 1), ("/b", "p", 0)):
+                    write(transaction, append(path, b"y", producer=ProducerStamp(name, 0, seq)))
+                assert (transaction.producers(first), transaction.producers(number)) == (4, 1)
+            assert await bench.producers(first) == 4
+            await bench.pause()
+            assert await bench.producers(first) == 4
+            await bench.done(append("/a", b"x", producer=ProducerStamp("t", 0, 0)))
+            assert await bench.producers(first) == 5
+            await bench.done(fork("/fork", "/a"))
+            assert await bench.producers(bench.state("/fork").number) == 0
+            await bench.done(Delete("/fork"), Delete("/b"), create("/b", b"new"))
+            assert await bench.producers(bench.state("/b").number) == 0
+
+    async def test_producers_of_a_block_that_raises_do_not_count(self, bench: Bench) -> None:
+        async with bench:
+            await bench.done(create("/a"), append("/a", b"x", producer=ProducerStamp("p", 0, 0)))
+            number = bench.state("/a").number
+            assert await bench.producers(number) == 1
+            with contextlib.suppress(ZeroDivisionError):
+                async with bench.store.transaction(["/a"]) as transaction:
+                    write(transaction, append("/a", b"y", producer=ProducerStamp("q", 0, 0)))
+                    assert transaction.producers(number) == 2
+                    raise ZeroDivisionError
+            assert await bench.producers(number) == 1
+
     async def test_a_closing_append_is_one_step(self, bench: Bench) -> None:
         async with bench:
             stamp = ProducerStamp("p", 0, 0)

@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import io
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, TypeVar
 
 import apsw
+import msgspec
 
 from unbroken.errors import StoreError
 from unbroken.protocol.producers import Producer
@@ -34,6 +35,10 @@ _BY_NUMBER = f"SELECT {STREAM_COLUMNS}, applied FROM streams WHERE number = ?"  
 # With both bounds in one statement SQLite would go by the first alone, and pass over all paths up to the second.
 _FROM_PATH = f"SELECT {STREAM_COLUMNS} FROM streams WHERE path >= ? ORDER BY path LIMIT ?"  # noqa: S608
 _AFTER_PATH = f"SELECT {STREAM_COLUMNS} FROM streams WHERE path > ? ORDER BY path LIMIT ?"  # noqa: S608
+_COUNT_PRODUCERS = """
+SELECT (SELECT count(*) FROM (SELECT 1 FROM producers WHERE stream = ?1 LIMIT ?3)) + count(*) FROM json_each(?2)
+WHERE NOT EXISTS (SELECT 1 FROM producers WHERE stream = ?1 AND id = value)
+"""
 _DUE = """
 SELECT {kind}, number, path FROM streams
 WHERE {kind} IS NOT NULL AND {kind} <= ? AND {kind} >= ? AND ({kind} > ? OR number > ?) AND NOT gone
@@ -91,6 +96,11 @@ class Reader:
         """The folded state of a producer."""
         row = self._one("SELECT epoch, seq FROM producers WHERE stream = ? AND id = ?", number, producer_id)
         return None if row is None else Producer(*row)
+
+    def count_producers(self, number: int, also: Collection[str], limit: int) -> int:
+        """How many producers of a stream are folded, ``limit`` at most, and how many of some others are not."""
+        count: int = self._one(_COUNT_PRODUCERS, number, msgspec.json.encode(list(also)).decode(), limit)[0]
+        return count
 
     def meta(self, key: str) -> Any:
         """A value of the meta table.

@@ -41,6 +41,7 @@ from unbroken.store.sqlite.folding import choose, empty_trash, fold, return_spac
 from unbroken.store.sqlite.litestream import LeftToLitestream, make_durable
 from unbroken.store.sqlite.metrics import Counts, collect
 from unbroken.store.sqlite.overlay import Overlay, Pending
+from unbroken.store.sqlite.producers import ProducerCounts
 from unbroken.store.sqlite.reading import Reader
 from unbroken.store.sqlite.records import JournalSize, pack, write_journal
 from unbroken.store.sqlite.replay import replay
@@ -110,6 +111,7 @@ class SqliteStore:
         self._failure: UnbrokenError | None = None
         self._overlay = Overlay()
         self._staging = Staging()
+        self._producer_counts = ProducerCounts()
         self._journal = JournalSize()
         self._hidden: dict[str, StreamState | None] = {}
         self._due: dict[DueKind, list[Due]] = {}
@@ -235,6 +237,11 @@ class SqliteStore:
         with self._reading():
             return self._reader.producer(number, producer_id)
 
+    def producers(self, number: int) -> int:
+        pending = self._overlay.streams.get(number)
+        with self._reading():
+            return self._producer_counts.of(number, () if pending is None else pending.producers, self._reader)
+
     def is_held(self, fork: int) -> bool:
         return fork in self._overlay.holds
 
@@ -331,6 +338,7 @@ class SqliteStore:
         self._journal_id = journal_id
         self._drop(folded)
         self._last_number = transaction.next_number() - 1
+        self._producer_counts.grow(transaction.newcomers)
         for change in changes:
             record, after = change.record, change.after
             if isinstance(record, Deletion):
