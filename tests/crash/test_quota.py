@@ -34,8 +34,8 @@ async def _write(address: Address, tenant: str, seed: int, enough: asyncio.Event
                     enough.set()
 
 
-async def _held(connection: RawConnection, tenant: str) -> tuple[int, int]:
-    """What the server counts for a tenant, which is what its streams come to."""
+async def _held(connection: RawConnection, tenant: str) -> tuple[list[str], int]:
+    """A tenant's streams and what they come to, which is what the server counts."""
     while True:
         listing: dict[str, Any] = json.loads(
             (await send(connection, "GET", f"/-/streams?prefix=/users/{tenant}/")).body
@@ -45,7 +45,7 @@ async def _held(connection: RawConnection, tenant: str) -> tuple[int, int]:
     (quota,) = listing["quotas"]
     sizes = [int(stream["nextOffset"].split("_")[1]) for stream in listing["streams"]]
     assert (quota["streams"], quota["totalBytes"]) == (len(sizes), sum(sizes))
-    return len(sizes), sum(sizes)
+    return [stream["path"] for stream in listing["streams"]], sum(sizes)
 
 
 async def test_quotas_are_exact_again_after_a_crash(tmp_path: Path) -> None:
@@ -62,19 +62,21 @@ async def test_quotas_are_exact_again_after_a_crash(tmp_path: Path) -> None:
     async with server_process(tmp_path, *FLAGS) as server, dialled(server.address) as connection:
         for tenant in TENANTS:
             streams, size_bytes = await _held(connection, tenant)
-            assert streams <= STREAMS
+            assert len(streams) <= STREAMS
             assert size_bytes <= SIZE_BYTES
-            for number in range(STREAMS - streams):
+            for number in range(STREAMS - len(streams)):
                 assert (await send(connection, "PUT", f"/users/{tenant}/more/{number}", TEXT)).status == 201
-            assert (await send(connection, "PUT", f"/users/{tenant}/more/x", TEXT)).status == 507
+            assert (await send(connection, "PUT", f"/users/{tenant}/last", TEXT)).status == 507
         for tenant in TENANTS:
-            await send(connection, "DELETE", f"/users/{tenant}/more/0")
-            path = f"/users/{tenant}/last"
-            await send(connection, "PUT", path, TEXT)
+            streams, _ = await _held(connection, tenant)
+            last = f"/users/{tenant}/last"
+            assert (await send(connection, "DELETE", streams[0])).status == 204
+            assert (await send(connection, "PUT", last, TEXT)).status == 201
             streams, size_bytes = await _held(connection, tenant)
-            for body, status in ((b"x" * (SIZE_BYTES - size_bytes + 1), 507), (b"x" * (SIZE_BYTES - size_bytes), 204)):
-                assert not body or (await send(connection, "POST", path, TEXT, body)).status == status
-            assert (await send(connection, "POST", path, TEXT, b"x")).status == 507
+            if left := b"x" * (SIZE_BYTES - size_bytes):
+                assert (await send(connection, "POST", last, TEXT, left + b"x")).status == 507
+                assert (await send(connection, "POST", last, TEXT, left)).status == 204
+            assert (await send(connection, "POST", last, TEXT, b"x")).status == 507
             assert await _held(connection, tenant) == (streams, SIZE_BYTES)
         await kill(server)
     assert check(tmp_path / "data") == []
