@@ -99,13 +99,18 @@ async def test_stalled_readers_cost_a_bounded_buffer(tmp_path: Path, report_fact
     assert bystander.slowest_s < 1
 
 
-async def test_reader_that_takes_nothing_is_cut_off(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fields", [{}, {"connection": "close"}], ids=["past ASGI", "through ASGI"])
+async def test_reader_that_takes_nothing_is_cut_off(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, fields: dict[str, str]
+) -> None:
     """It is forgotten after a while: no follower of its stays, and its stream's lifetime runs again."""
     monkeypatch.setattr("unbroken.server.asgi._STALLED_S", 0.1)
+    monkeypatch.setattr("unbroken.server.untaken.STALLED_S", 1000.0 if fields else 0.1)
+    monkeypatch.setattr("unbroken.server.untaken._LOOK_S", 0.02)
     async with serve() as site:
         await site.create("/a", {**TEXT, "stream-ttl": "10"}, b"x" * 20 * MEBIBYTE)
         async with site.connect(receive_buffer_bytes=4096, read_ahead_bytes=1024) as stalled:
-            await stalled.send(encode_request("GET", "/a?offset=-1&live=sse"))
+            await stalled.send(encode_request("GET", "/a?offset=-1&live=sse", fields))
             await stalled.read_head()
             site.clock.advance(9)
             assert (await site.head("/a")).status == 200

@@ -26,7 +26,7 @@ from unbroken.engine.commit import CommitMeasures, Committer, NotDecided
 from unbroken.engine.expiry import Expiry
 from unbroken.engine.follow import Waiters
 from unbroken.engine.follower import Follower
-from unbroken.engine.pages import Page, begins_message, count_messages, read_page, read_page_before
+from unbroken.engine.pages import Page, PagesAtHand, begins_message, count_messages, read_page, read_page_before
 from unbroken.engine.upload import Tell
 from unbroken.engine.usage import UNLIMITED, Quota, Usage, usage_metrics
 from unbroken.errors import InvalidOffset, StoreError, Unavailable, UnbrokenError
@@ -105,6 +105,7 @@ class Engine:
         self._framing = asyncio.Semaphore(1)
         self._long_reads = asyncio.Semaphore(_LONG_READS_MAX)
         self._measures = CommitMeasures()
+        self.at_hand = PagesAtHand(store, page_bytes)
         self._begin()
 
     def _begin(self) -> None:

@@ -3,22 +3,46 @@
 A publish wakes waiters and carries no data: each follower pulls a page from where it stands, so one that is slow is
 paused by its own socket, finds a bigger page later, and nothing is ever queued for it. Followers that stand at the same
 position ask for the same frame, which is encoded once.
+
+Who is woken has a turn later, some in each turn of the event loop: a writer is not kept waiting by those who read, and
+what happens while they have their turns wakes them only once more.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from functools import partial
 
 __all__ = ["FrameCache", "Waiters", "resolve"]
+
+_TURNS = 128
+"""So many have their turn before others of the event loop do: they take about a millisecond."""
 
 
 class Waiters:
     """Who waits for something to happen to which stream."""
 
     def __init__(self) -> None:
-        self._waiting: dict[int, set[asyncio.Future[None]]] = {}
+        self._listeners: dict[int, dict[Callable[[], None], None]] = {}
+        self._woken: dict[int, None] = {}
+        self._turns: list[Callable[[], None]] = []
+        self._soon: asyncio.Handle | None = None
+
+    def add(self, number: int, listener: Callable[[], None]) -> None:
+        """Have ``listener`` called, until it is removed, after each change of the stream with this creation number.
+
+        It may be called once more than that, and once after it was removed. It must not raise.
+        """
+        self._listeners.setdefault(number, {})[listener] = None
+
+    def remove(self, number: int, listener: Callable[[], None]) -> None:
+        """Have it not called any more."""
+        listeners = self._listeners[number]
+        del listeners[listener]
+        if not listeners:
+            del self._listeners[number]
 
     async def wait(self, number: int, woken: asyncio.Future[None], timeout_s: float) -> None:
         """Wait until the stream with this number changes, ``woken`` is resolved by its owner, or the time is over.
@@ -28,30 +52,50 @@ class Waiters:
             woken: a new future, resolved when the wait is over.
             timeout_s: how long at most, in seconds.
         """
-        waiting = self._waiting.setdefault(number, set())
-        waiting.add(woken)
-        timer = asyncio.get_running_loop().call_later(timeout_s, resolve, woken)
+        listener = partial(resolve, woken)
+        self.add(number, listener)
+        timer = asyncio.get_running_loop().call_later(timeout_s, listener)
         try:
             await woken
         finally:
             timer.cancel()
-            waiting.discard(woken)
-            if not waiting and self._waiting.get(number) is waiting:
-                del self._waiting[number]
+            self.remove(number, listener)
 
     def wake(self, number: int) -> None:
         """The stream changed."""
-        if number in self._waiting:
-            for woken in self._waiting.pop(number):
-                resolve(woken)
+        if number in self._listeners:
+            self._woken[number] = None
+            if self._soon is None:
+                self._soon = asyncio.get_running_loop().call_soon(self._go_on)
 
     def wake_all(self) -> None:
-        """Something concerns everybody, such as the end of the server."""
-        for number in list(self._waiting):
-            self.wake(number)
+        """Something concerns everybody, such as the end of the server: all have their turn before this returns."""
+        self._woken = dict.fromkeys(self._listeners)
+        while self._take_turns():
+            pass
+
+    def _go_on(self) -> None:
+        more = self._take_turns()
+        self._soon = asyncio.get_running_loop().call_soon(self._go_on) if more else None
+
+    def _take_turns(self) -> bool:
+        """Let some have their turn.
+
+        Returns:
+            Whether there are others.
+        """
+        while self._woken and len(self._turns) < _TURNS:
+            number = next(iter(self._woken))
+            del self._woken[number]
+            self._turns += self._listeners.get(number, ())
+        turns = self._turns[:_TURNS]
+        del self._turns[:_TURNS]
+        for listener in turns:
+            listener()
+        return bool(self._turns or self._woken)
 
     def __len__(self) -> int:
-        return sum(len(waiting) for waiting in self._waiting.values())
+        return sum(len(listeners) for listeners in self._listeners.values())
 
 
 def resolve(woken: asyncio.Future[None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -53,6 +54,29 @@ class Follower:
         if self._woken is not None:
             resolve(self._woken)
 
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Have ``listener`` called when `poll` may find something new; see `Waiters.add`. Once, until `unlisten`."""
+        self._engine.waiters.add(self.state.number, listener)
+
+    def unlisten(self, listener: Callable[[], None]) -> None:
+        """Have it not called any more."""
+        self._engine.waiters.remove(self.state.number, listener)
+
+    def poll(self) -> Page | None:
+        """The next page, without waiting.
+
+        Returns:
+            The page, which is empty if there is nothing new; None if it has to be read from the disk: `next` does that.
+
+        Raises:
+            StreamNotFound, StreamGone, OffsetGone: the stream was deleted meanwhile, or another one took its path.
+        """
+        state = self.state = self._look()
+        page = self._engine.at_hand.page(state, self.position)
+        if page is not None:
+            self.position = page.end
+        return page
+
     async def next(self, timeout_s: float) -> Page | None:
         """The next page. The first call returns at once; later ones wait for data or closure.
 
@@ -68,7 +92,7 @@ class Follower:
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + timeout_s
         while True:
-            page = await self._pull()
+            page = self.poll() or await self._engine.page(self.state, self.position)
             if page.data or page.closed or not self._begun:
                 self._begun = True
                 self.position = page.end
@@ -79,9 +103,8 @@ class Follower:
             self._woken = loop.create_future()
             await self._engine.waiters.wait(self.state.number, self._woken, left_s)
 
-    async def _pull(self) -> Page:
+    def _look(self) -> StreamState:
         state = self._engine.lookup(self.state.path).live()
         if state.number != self.state.number:
             raise OffsetGone("the stream was deleted, and another one took its path")
-        self.state = state
-        return await self._engine.page(state, self.position)
+        return state

@@ -12,7 +12,15 @@ from unbroken.protocol.offsets import Offset
 from unbroken.protocol.stream import StreamState, offset_at
 from unbroken.store.base import Store
 
-__all__ = ["COUNTED_BYTES_MAX", "Page", "begins_message", "count_messages", "read_page", "read_page_before"]
+__all__ = [
+    "COUNTED_BYTES_MAX",
+    "Page",
+    "PagesAtHand",
+    "begins_message",
+    "count_messages",
+    "read_page",
+    "read_page_before",
+]
 
 COUNTED_BYTES_MAX = 256 * 1024 * 1024
 """How far `count_messages` goes: half a second's reading, not the whole of a stream that may be a terabyte."""
@@ -92,6 +100,46 @@ async def _read(store: Store, state: StreamState, start: int, end: int) -> bytes
     return data
 
 
+class PagesAtHand:
+    """Pages of what is in memory. Those who ask for the same one, one after the other, share it.
+
+    Args:
+        store: where from.
+        limit_bytes: greatest size of a page.
+    """
+
+    def __init__(self, store: Store, limit_bytes: int) -> None:
+        self._store = store
+        self._limit_bytes = limit_bytes
+        self._last: Page | None = None
+
+    def page(self, state: StreamState, start: int) -> Page | None:
+        """What `read_page` would read; None if it has to be waited for.
+
+        Raises:
+            InvalidOffset: the position is inside a JSON message.
+        """
+        last = self._last
+        if last is None or last.start != start or last.state is not state:
+            last = self._last = self._page(state, start)
+        return last
+
+    def _page(self, state: StreamState, start: int) -> Page | None:
+        end = min(start + self._limit_bytes, state.tail)
+        if start == end:
+            return Page(state, start, end, b"")
+        lead = _lead(state, start)
+        parts: list[bytes] = []
+        for segment in _segments(state, start - lead, end):
+            part = self._store.read_cached(*segment)
+            if part is None:
+                return None
+            parts.append(part)
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        # Bytes that are missing are looked into by whoever waits.
+        return _cut(state, start, lead, data) if len(data) == end - start + lead else None
+
+
 async def read_page(store: Store, state: StreamState, start: int, limit_bytes: int, turns: asyncio.Semaphore) -> Page:
     """Read the page that begins at a position.
 
@@ -110,19 +158,29 @@ async def read_page(store: Store, state: StreamState, start: int, limit_bytes: i
     end = min(start + limit_bytes, state.tail)
     if start == end:
         return Page(state, start, end, b"")
-    if not state.json:
-        return Page(state, start, end, await _read(store, state, start, end))
-    # One byte more, before the page, tells whether it begins on a boundary.
-    lead = 1 if start else 0
+    lead = _lead(state, start)
     data = await _read(store, state, start - lead, end)
+    page = _cut(state, start, lead, data)
+    if page is not None:
+        return page
+    async with turns:
+        data += await _rest_of_message(store, state, end)
+    return Page(state, start, start - lead + len(data), data[lead:])
+
+
+def _lead(state: StreamState, start: int) -> int:
+    """How many bytes before a page have to be read with it: one tells whether it begins on a message boundary."""
+    return 1 if state.json and start else 0
+
+
+def _cut(state: StreamState, start: int, lead: int, data: bytes) -> Page | None:
+    """The page that such bytes hold; None if they do not even hold one whole message."""
+    if not state.json:
+        return Page(state, start, start + len(data), data)
     if lead and data[:1] != SEPARATOR:
         raise InvalidOffset("the offset is inside a message")
     cut = data.rfind(SEPARATOR, lead) + 1
-    if not cut:
-        async with turns:
-            data += await _rest_of_message(store, state, end)
-        cut = len(data)
-    return Page(state, start, start - lead + cut, data[lead:cut])
+    return Page(state, start, start - lead + cut, data[lead:cut]) if cut else None
 
 
 async def _rest_of_message(store: Store, state: StreamState, start: int) -> bytes:

@@ -101,7 +101,7 @@ class App:
 
     def _collect(self) -> Iterator[Metric]:
         """What the server tells of itself."""
-        frames = {"hit": self._reads.frames.hits, "miss": self._reads.frames.misses}
+        frames = {"hit": self._reads.frames.data.hits, "miss": self._reads.frames.data.misses}
         yield from self.metrics.collect()
         yield Metric("live_reads", "gauge", "Open long-polls and SSE responses.", self.live_reads)
         text = "SSE frames sent: encoded once (miss), then shared (hit)."

@@ -203,7 +203,8 @@ async def _send_response(request: AsgiRequest, response: Response, send: Send) -
         await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else body})
         return
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    async with contextlib.aclosing(body) as parts:  # type: ignore[type-var]
+    request.on_disconnect(body.stop)
+    async with contextlib.aclosing(body.parts()) as parts:
         async for part in parts:
             try:
                 async with asyncio.timeout(_STALLED_S):

@@ -5,9 +5,10 @@ What a client sends ahead, before it has its answers, is not read further than t
 nothing is read, that the client has gone shows nowhere: then the socket is asked for it now and then.
 
 A POST whose body comes in one packet with its head, as small appends do, is answered past ASGI: taking a body and a
-short answer through its messages cost more than deciding and storing them. So is a GET of a page. Whatever is out of
-the ordinary (a live read, a body that is still to come, a proxy, an upgrade, a request before it that is not answered
-yet) goes uvicorn's way.
+short answer through its messages cost more than deciding and storing them. So is a GET, of a page or live: to wake a
+task for each event, and have it send a message, costs several times what the event itself does. Whatever is out of the
+ordinary (a body that is still to come, a proxy, an upgrade, a request before it that is not answered yet) goes
+uvicorn's way.
 """
 
 from __future__ import annotations
@@ -19,8 +20,7 @@ from collections.abc import Callable
 import httptools
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
-from uvicorn.server import ServerState
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from unbroken.errors import HeadTooLarge, InvalidRequest, RequestTimeout, TooManyConnections, UnbrokenError
 from unbroken.protocol.headers import Fields
@@ -28,7 +28,8 @@ from unbroken.server.app import App
 from unbroken.server.asgi import AsgiApp
 from unbroken.server.cors import ALWAYS
 from unbroken.server.crowd import Crowd, Guest
-from unbroken.server.http import ConnectionLimits, Headers, Request, Response, join_fields
+from unbroken.server.exchange import Exchange, WholeRequest, encode
+from unbroken.server.http import ConnectionLimits, join_fields
 from unbroken.server.metrics import Metrics
 from unbroken.server.problems import problem
 from unbroken.server.untaken import Untaken
@@ -40,8 +41,6 @@ HEAD_BYTES_MAX = 64 * 1024
 _PARSED_BYTES = 4 * 1024
 """So much is parsed before it is looked whether a request has to wait: it may be some seventy requests."""
 _PARSED_BODY_BYTES = 16 * 1024
-_COPIED_BYTES_MAX = 16 * 1024
-"""A body up to this is put into one block with its head; a larger one is not copied."""
 _LOOK_S = 1.0
 """So often it is looked whether a client is still there of which nothing is read."""
 _HAS_LEFT = getattr(select, "POLLRDHUP", 0)  # Linux; elsewhere only a connection that broke is noticed
@@ -78,7 +77,7 @@ class Connection(HttpToolsProtocol):
     """What arrived behind a request that has to wait."""
     _in_head = False
     _in_body = False
-    _running: RequestResponseCycle | _Exchange | None = None
+    _running: RequestResponseCycle | Exchange | None = None
     """The request that is being answered, or was last."""
     _waits_since_s: float | None = None
     """Since when the client is waited for; None while it waits for us."""
@@ -90,7 +89,7 @@ class Connection(HttpToolsProtocol):
         """A client has connected."""
         super().connection_made(transport)
         self.flow = _Flow(transport, self._has_more_to_do)
-        self._exchange = _Exchange(transport, self.server_state, self.on_response_complete)
+        self._exchange = Exchange(transport, self.flow, self.server_state, self.on_response_complete)
         app = self.config.app
         if isinstance(app, AsgiApp):
             self._limits = app.app.connection_limits
@@ -193,7 +192,7 @@ class Connection(HttpToolsProtocol):
         if last is None or last.response_complete or (last.more_body and not last.response_started):
             response = problem(error)
             response.headers[:] = [*(field for field in response.headers if field[0] != b"connection"), *ALWAYS]
-            self.transport.write(b"".join(_encode(response, self.server_state.default_headers, keep_alive=False)))
+            self.transport.write(b"".join(encode(response, self.server_state.default_headers, keep_alive=False)))
             self.transport.close()
             return
         self._later = b""
@@ -234,7 +233,7 @@ class Connection(HttpToolsProtocol):
             return False
         method = parser.get_method()
         return (
-            (method == b"POST" or (method == b"GET" and _is_answered_at_once(self.url)))
+            (method == b"POST" or (method == b"GET" and not self.url.startswith(b"/-")))
             and self._app is not None
             and _UNUSUAL.isdisjoint(fields)
             and self.url.startswith(b"/")
@@ -276,15 +275,13 @@ class Connection(HttpToolsProtocol):
             return
         assert self._app is not None
         method = self.parser.get_method().decode("ascii")
-        request = _Whole(method, self.url, self.scheme or "http", self._held, self._held_body, self.client)
+        request = WholeRequest(method, self.url, self.scheme or "http", self._held, self._held_body, self.client)
         self._held, self._held_body = None, b""
         exchange = self._exchange
         exchange.response_complete = False
         self.cycle = self._running = exchange  # type: ignore[assignment]
         if method == "GET" or not self._app.handle_append(request, exchange.send):
-            task = self.loop.create_task(exchange.run(self._app, request))
-            task.add_done_callback(self.tasks.discard)
-            self.tasks.add(task)
+            exchange.run(self._app, request)
 
     def _release(self) -> None:
         """The rest of the body is still to come: let uvicorn see to it."""
@@ -357,10 +354,11 @@ class Connection(HttpToolsProtocol):
             self._watch(min(self._limits.head_timeout_s, self._limits.idle_timeout_s))
             return
         running = self._running
-        if isinstance(running, RequestResponseCycle) and running is self._looked_at and _has_left(self.transport):
+        under_way = running.under_way if isinstance(running, Exchange) else running
+        if under_way is not None and under_way is self._looked_at and _has_left(self.transport):
             self.transport.abort()
             return
-        self._looked_at = running
+        self._looked_at = under_way
         self._watch(_LOOK_S)
 
     # --- waiting for it to take its answers --------------------------------------------------------------------------
@@ -374,8 +372,10 @@ class Connection(HttpToolsProtocol):
     def resume_writing(self) -> None:
         """It has taken most of it."""
         super().resume_writing()
-        if self._untaken is not None and not self.transport.is_closing():
-            self._untaken.end(self.transport)
+        if not self.transport.is_closing():
+            if self._untaken is not None:
+                self._untaken.end(self.transport)
+            self._exchange.go_on()
 
     def _see_off(self) -> None:
         """A connection that is closed lives on until its client has taken what is left: that must not be for ever."""
@@ -397,6 +397,7 @@ class Connection(HttpToolsProtocol):
             self._running.disconnected = True
             self._running.message_event.set()
         super().connection_lost(exc)
+        self._exchange.lost()
 
 
 def _has_left(transport: asyncio.Transport) -> bool:
@@ -421,97 +422,3 @@ class _Flow(FlowControl):
     def resume_reading(self) -> None:
         if self.read_paused and not self._is_busy():
             super().resume_reading()
-
-
-_NO_ROOTS = ("",)
-
-
-def _is_answered_at_once(url: bytes) -> bool:
-    """Whether a GET of this URL gets one page, whole. A live read does not, however it is spelled."""
-    return b"live" not in url and b"%" not in url and not url.startswith(b"/-")
-
-
-class _Whole(Request):
-    """A request that has arrived with its body, and whose answer is sent in one piece."""
-
-    def __init__(
-        self, method: str, url: bytes, scheme: str, fields: Fields, body: bytes, client: tuple[str, int] | None
-    ) -> None:
-        target, _, query = url.partition(b"?")
-        super().__init__(method, target, _NO_ROOTS, query, scheme, fields, body)
-        self._client = client
-
-    @property
-    def client(self) -> str | None:
-        return None if self._client is None else self._client[0]
-
-    async def next_part(self) -> None:
-        return None
-
-    def on_disconnect(self, callback: Callable[[], None]) -> None:
-        raise AssertionError("it is answered, whether or not anybody waits for it")
-
-
-class _Exchange:
-    """A request and its answer: what uvicorn's protocol sees in place of its own ``RequestResponseCycle``.
-
-    A connection has one for all its requests that take the short cut, since they come one after the other.
-
-    Attributes:
-        disconnected: the client has gone; set by the protocol.
-        keep_alive: the connection lives on after the answer; cleared by the protocol when the server ends.
-        response_complete: the next request may be answered.
-        message_event: set by the protocol at the end; nobody waits for it.
-        more_body: never.
-        response_started: never, until it is complete.
-    """
-
-    message_event = asyncio.Event()
-    more_body = False
-    response_started = False
-
-    def __init__(self, transport: asyncio.Transport, server: ServerState, on_response: Callable[[], None]) -> None:
-        self.disconnected = False
-        self.keep_alive = True
-        self.response_complete = True
-        self._transport = transport
-        self._server = server
-        self._on_response = on_response
-
-    async def run(self, app: App, request: Request) -> None:
-        """Answer what takes longer."""
-        try:
-            self.send(await app.handle(request))
-        except BaseException:  # most likely the server ends by force
-            self._transport.abort()
-            raise
-
-    def send(self, response: Response) -> None:
-        """Send the answer, if there is still somebody to send it to."""
-        if self.disconnected:
-            return
-        self.response_complete = True
-        # Looked up each time: the date is among them.
-        head, body = _encode(response, self._server.default_headers, keep_alive=self.keep_alive)
-        if len(body) < _COPIED_BYTES_MAX:
-            self._transport.write(head + body)
-        else:
-            self._transport.writelines((head, body))
-        if not self.keep_alive:
-            self._transport.close()
-        self._on_response()
-
-
-def _encode(response: Response, default_headers: Headers, *, keep_alive: bool) -> tuple[bytes, bytes]:
-    """The head of a response, and its body."""
-    body = response.body
-    assert isinstance(body, bytes)
-    lines = [STATUS_LINE[response.status]]
-    for name, value in (*default_headers, *response.headers):
-        lines += (name, b": ", value, b"\r\n")
-    if response.status not in (204, 304):
-        lines.append(b"content-length: %d\r\n" % len(body))
-    if not keep_alive:
-        lines.append(b"connection: close\r\n")
-    lines.append(b"\r\n")
-    return b"".join(lines), body

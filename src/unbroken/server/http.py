@@ -5,11 +5,13 @@ An adapter (`unbroken.server.asgi`) turns what its server hands it into a `Reque
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import re
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
+from collections.abc import AsyncGenerator, Callable, MutableMapping, Sequence
+from enum import Enum
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -18,7 +20,7 @@ import msgspec
 from unbroken.protocol.headers import Fields
 from unbroken.protocol.scopes import Principal
 
-__all__ = ["ClientGone", "ConnectionLimits", "Headers", "Request", "Response", "join_fields"]
+__all__ = ["ClientGone", "ConnectionLimits", "Headers", "LiveBody", "Request", "Response", "Then", "join_fields"]
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -123,12 +125,79 @@ class Request(ABC):
         """Have ``callback`` called if the client goes away from now on. The body must have been read."""
 
 
+class Then(Enum):
+    """What is to be done after a part of a body was taken."""
+
+    WAIT = "until there is news"
+    ASK = "again, when others had their turn"
+    LOAD = "the next part, which takes a while"
+    END = "the response: that was all"
+
+
+class LiveBody(ABC):
+    """A body that comes to be while it is sent, for as long as somebody reads.
+
+    Whoever sends it, a task or a connection, takes a part when the client can take one and there may be something new.
+    So nothing is ever queued for a client.
+
+    Attributes:
+        then: what is to be done next.
+        sent_bytes: how much was taken so far.
+        on_close: called in the end.
+    """
+
+    then = Then.ASK
+    sent_bytes = 0
+    on_close: Callable[[], None] | None = None
+
+    @abstractmethod
+    def begin(self, on_news: Callable[[], None]) -> None:
+        """It is about to be sent. From now to `close`, ``on_news`` is called when there may be something to take."""
+
+    @abstractmethod
+    def take(self) -> bytes:
+        """What can be sent now, which may be nothing; sets ``then``. It does not raise."""
+
+    @abstractmethod
+    async def load(self) -> None:
+        """Get ready for `take` what is not at hand."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """The client has gone: bring it to its end."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Nothing more is taken."""
+
+    async def parts(self) -> AsyncGenerator[bytes]:
+        """All of it, for a task that sends it."""
+        news = asyncio.Event()
+        try:
+            self.begin(news.set)
+            while True:
+                news.clear()
+                if part := self.take():
+                    yield part
+                    del part  # what is sent is not held until there is more
+                if self.then is Then.END:
+                    return
+                if self.then is Then.LOAD:
+                    await self.load()
+                elif self.then is Then.WAIT:
+                    await news.wait()
+                else:
+                    await asyncio.sleep(0)
+        finally:
+            self.close()
+
+
 class Response(msgspec.Struct):
-    """One response; an iterator as body is sent part by part, at the pace of the client."""
+    """One response."""
 
     status: int
     headers: Headers
-    body: bytes | AsyncIterator[bytes] = b""
+    body: bytes | LiveBody = b""
 
 
 class ConnectionLimits(NamedTuple):

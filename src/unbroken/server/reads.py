@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import random
 import re
-from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 
-from unbroken.engine.engine import Engine, Follower
-from unbroken.engine.follow import FrameCache
+from unbroken.engine.engine import Engine
 from unbroken.engine.pages import Page
-from unbroken.errors import InvalidOffset, InvalidToken, UnbrokenError
+from unbroken.errors import InvalidOffset, InvalidToken
 from unbroken.protocol.caching import COLLAPSE_S, entity_tag, matches, page_cache_control
 from unbroken.protocol.content import is_text
 from unbroken.protocol.cursors import next_cursor
 from unbroken.protocol.headers import ReadQuery, field
 from unbroken.protocol.offsets import Anchor, parse_offset
-from unbroken.protocol.sse import HEARTBEAT
 from unbroken.server.access import Access, Lease
+from unbroken.server.events import Common, Endings, Events
 from unbroken.server.http import Headers, Request, Response
 from unbroken.server.settings import Settings
 from unbroken.server.shares import LiveReads
-from unbroken.server.sse import Batches
+from unbroken.server.sse import Batches, Frames
 from unbroken.server.untaken import Untaken
 
 __all__ = ["Reads"]
 
-_log = logging.getLogger("unbroken.server")
 _ACTIVE = re.compile("html|xml|multipart", re.IGNORECASE)
-_MOMENT_S = 0.5
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UP_TO_DATE = (b"stream-up-to-date", b"true")
 _CLOSED = (b"stream-closed", b"true")
@@ -56,10 +50,8 @@ class Reads:
         self._untaken = untaken
         self._access = access
         self._long_poll_timeout_s = settings.long_poll_timeout
-        self._sse_lifetime_s = settings.sse_lifetime
-        self._sse_heartbeat_s = settings.sse_heartbeat
-        self.frames = FrameCache()
-        self._endings = _Endings()
+        self._common = Common(settings.sse_lifetime, settings.sse_heartbeat, untaken, Endings())
+        self.frames = Frames(partial(self._cursor, None))
         self.live = LiveReads(settings.max_live_reads, settings.principal_live_reads)
         # What one reader may see is not another's: nothing that a shared cache would keep, even for a moment.
         self._collapsed = _COLLAPSED if access is None else []
@@ -137,7 +129,7 @@ class Reads:
         timeout_s = self._long_poll_timeout_s
         if query.timeout_s is not None:
             timeout_s = min(timeout_s, query.timeout_s)
-        with self._engine.follower(path, query.offset) as follower, self._lease(request, follower) as lease:
+        with self._engine.follower(path, query.offset) as follower, self._lease(request, follower.stop) as lease:
             page = await follower.next(0)
             if page is not None and not page.data and not page.closed:
                 request.on_disconnect(follower.stop)
@@ -187,63 +179,12 @@ class Reads:
         first = await follower.next(0)
         self._untaken.check(0 if first is None else len(first.data))
         batches = Batches(state, start, self.frames, self._cursor(query.cursor))
-        return Response(200, headers, self._events(request, follower, batches, first))
+        lease, counted = partial(self._lease, request), self.live.one(request.principal)
+        events = Events(request, follower, batches, first, self._common, lease, counted)
+        return Response(200, headers, events)
 
-    async def _events(
-        self, request: Request, follower: Follower, batches: Batches, page: Page | None
-    ) -> AsyncIterator[bytes]:
-        clock = asyncio.get_running_loop().time
-        end_s = clock() + self._sse_lifetime_s
-        request.on_disconnect(follower.stop)
-        with follower, self._lease(request, follower) as lease, self.live.one(request.principal):
-            while True:
-                if lease.over:
-                    yield batches.farewell()
-                    return
-                if page is not None:
-                    closed, events = page.closed, batches.encode(page, self._cursor(None))
-                    # A reader that waits holds no page, nor what became of it.
-                    page = None
-                    yield events
-                    del events
-                    if closed:
-                        return
-                elif follower.ended:
-                    yield batches.farewell()
-                    return
-                elif clock() < end_s:
-                    yield HEARTBEAT
-                if clock() >= end_s:
-                    return
-                try:
-                    page = await follower.next(min(self._sse_heartbeat_s, max(0.0, end_s - clock())))
-                    self._untaken.check(0 if page is None else len(page.data))
-                except UnbrokenError as error:
-                    # Deleted, most likely. The status is long sent; whoever connects again is told.
-                    self._endings.note(follower.state.path, error, request.id)
-                    return
-
-    def _lease(self, request: Request, follower: Follower) -> Lease | _Forever:
-        return _FOREVER if self._access is None else self._access.lease(request, follower.stop)
-
-
-class _Endings:
-    """Logs that live reads ended: all of a stream that end at the same time, and for the same reason, in one line."""
-
-    def __init__(self) -> None:
-        self._counts: Counter[tuple[str, str]] = Counter()
-
-    def note(self, path: str, error: UnbrokenError, request_id: str) -> None:
-        """One ended."""
-        self._counts[path, error.code] += 1
-        if self._counts[path, error.code] == 1:
-            asyncio.get_running_loop().call_later(_MOMENT_S, self._tell, path, error, request_id)
-
-    def _tell(self, path: str, error: UnbrokenError, request_id: str) -> None:
-        count = self._counts.pop((path, error.code))
-        facts = {"request_id": request_id, "path": path, "code": error.code, "readers": count}
-        text = "live reads of %s that ended: %d: %s, id of the first %s"
-        _log.info(text, path, count, error, request_id, extra={"facts": facts})
+    def _lease(self, request: Request, stop: Callable[[], None]) -> Lease | _Forever:
+        return _FOREVER if self._access is None else self._access.lease(request, stop)
 
 
 class _Forever:

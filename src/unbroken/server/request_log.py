@@ -5,9 +5,7 @@ A query is shown as far as it is the protocol's own. Whatever else stands there,
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import AsyncIterator
 from time import perf_counter
 
 from unbroken.server.http import Request, Response
@@ -26,22 +24,11 @@ class RequestLog:
 
     def note(self, request: Request, response: Response) -> None:
         """Log a request that is answered; one whose answer is sent part by part when the last of it was."""
-        if isinstance(response.body, bytes):
-            _write(request, response.status, len(response.body))
+        body = response.body
+        if isinstance(body, bytes):
+            _write(request, response.status, len(body))
         else:
-            response.body = _counted(request, response.status, response.body)
-
-
-async def _counted(request: Request, status: int, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    size_bytes = 0
-    try:
-        async with contextlib.aclosing(parts):  # type: ignore[type-var]
-            async for part in parts:
-                size_bytes += len(part)
-                yield part
-                del part
-    finally:
-        _write(request, status, size_bytes)
+            body.on_close = lambda: _write(request, response.status, body.sent_bytes)
 
 
 def _write(request: Request, status: int, size_bytes: int) -> None:
