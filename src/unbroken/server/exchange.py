@@ -38,7 +38,8 @@ class WholeRequest(Request):
         target, _, query = url.partition(b"?")
         super().__init__(method, target, _NO_ROOTS, query, scheme, fields, body)
         self._client = client
-        self.on_lost: Callable[[], None] | None = None
+        self._on_lost: Callable[[], None] | None = None
+        self._is_lost = False
 
     @property
     def client(self) -> str | None:
@@ -48,7 +49,15 @@ class WholeRequest(Request):
         return None
 
     def on_disconnect(self, callback: Callable[[], None]) -> None:
-        self.on_lost = callback
+        self._on_lost = callback
+        if self._is_lost:
+            callback()
+
+    def lost(self) -> None:
+        """The client has gone."""
+        self._is_lost = True
+        if self._on_lost is not None:
+            self._on_lost()
 
 
 class _Chunk:
@@ -159,8 +168,8 @@ class Exchange:
 
     def lost(self) -> None:
         """The client has gone."""
-        if self._request is not None and self._request.on_lost is not None:
-            self._request.on_lost()
+        if self._request is not None:
+            self._request.lost()
         self._end_body()
 
     # --- live reads --------------------------------------------------------------------------------------------------
