@@ -44,7 +44,7 @@ from unbroken.protocol.commands import (
     Release,
 )
 from unbroken.protocol.content import Content, frames_quickly, is_json, make_content
-from unbroken.protocol.lifetime import IMMORTAL, Lifetime
+from unbroken.protocol.lifetime import IMMORTAL, lifetime_of
 from unbroken.protocol.offsets import Anchor, Offset, parse_offset
 from unbroken.protocol.paths import parse_path
 from unbroken.protocol.producers import ProducerStamp
@@ -213,7 +213,7 @@ class Engine:
             InvalidPath, InvalidBody, TooManyMessages, Unavailable.
         """
         content = await self.prepare(data, content_type)
-        lifetime = _lifetime(ttl_s, expires_at)
+        lifetime = lifetime_of(ttl_s, expires_at)
         return await self._created(Create(parse_path(path), content_type, lifetime, closed, content))
 
     async def fork(
@@ -245,7 +245,7 @@ class Engine:
         """
         request = await self.resolve_fork(parse_path(source), None if offset is None else str(offset), sub_offset)
         content = await self.prepare(data, self.inherited_type(request))
-        lifetime = _lifetime(ttl_s, expires_at)
+        lifetime = lifetime_of(ttl_s, expires_at)
         return await self._created(Create(parse_path(path), None, lifetime, False, content, request))
 
     async def append(
@@ -589,13 +589,3 @@ def _position(state: StreamState, offset: Offset | Anchor | str) -> int:
     if isinstance(position, UnbrokenError):
         raise position
     return position
-
-
-def _lifetime(ttl_s: int | None, expires_at: datetime | None) -> Lifetime | None:
-    if ttl_s is None and expires_at is None:
-        return None
-    if ttl_s is not None and (expires_at is not None or ttl_s < 0):
-        raise ValueError("give either ttl_s, not negative, or expires_at")
-    if expires_at is not None and expires_at.tzinfo is None:
-        raise ValueError("expires_at needs a time zone")
-    return Lifetime(ttl_s, None if expires_at is None else round(expires_at.timestamp() * 1000))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from unbroken.errors import InvalidHeader
 
-__all__ = ["IMMORTAL", "TTL_S_MAX", "Instant", "Lifetime", "format_time", "parse_time", "parse_ttl"]
+__all__ = ["IMMORTAL", "TTL_S_MAX", "Instant", "Lifetime", "format_time", "lifetime_of", "parse_time", "parse_ttl"]
 
 TTL_S_MAX = 2**63 - 1
 
@@ -114,3 +114,18 @@ def format_time(time_ms: int) -> str:
     """The canonical RFC 3339 form, in UTC with milliseconds."""
     moment = _EPOCH + timedelta(milliseconds=time_ms)
     return moment.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def lifetime_of(ttl_s: int | None, expires_at: datetime | None) -> Lifetime | None:
+    """A lifetime as programs name it; None for neither.
+
+    Raises:
+        ValueError: both are given, the TTL is negative, or the time has no time zone.
+    """
+    if ttl_s is None and expires_at is None:
+        return None
+    if ttl_s is not None and (expires_at is not None or ttl_s < 0):
+        raise ValueError("give either ttl_s, not negative, or expires_at")
+    if expires_at is not None and expires_at.tzinfo is None:
+        raise ValueError("expires_at needs a time zone")
+    return Lifetime(ttl_s, None if expires_at is None else round(expires_at.timestamp() * 1000))
