@@ -92,6 +92,40 @@ async def test_what_arrives_during_a_commit_forms_the_next_batch() -> None:
         assert (await engine.read("/b")).body == digits
 
 
+async def test_who_gives_way_goes_on_one_with_each_commit() -> None:
+    async with _engine() as (engine, store):
+        await asyncio.wait_for(engine.give_way(), 10)  # to nobody
+        store.shut_gate()
+        writes = [asyncio.create_task(engine.append("/a", b"1"))]
+        await store.at_gate.wait()
+        giving_way = [asyncio.create_task(engine.give_way()) for _ in range(4)]
+        writes.append(asyncio.create_task(engine.append("/a", b"2")))
+        await settle()
+        assert [one.done() for one in giving_way] == [False] * 4
+        giving_way[0].cancel()
+        store.let_one_through()
+        await writes[0]
+        await store.at_gate.wait()
+        await settle()
+        assert [one.done() for one in giving_way] == [True, True, False, False]
+        store.open_gate()
+        await asyncio.wait_for(asyncio.gather(*writes, *giving_way[1:]), 10)
+
+
+async def test_nobody_gives_way_to_what_failed() -> None:
+    async with _engine() as (engine, store):
+        store.shut_gate()
+        write = asyncio.create_task(engine.append("/a", b"1"))
+        await store.at_gate.wait()
+        giving_way = asyncio.create_task(engine.give_way())
+        await settle()
+        store.error = OSError("the disk")
+        store.open_gate()
+        with pytest.raises(errors.OutcomeUnknown):
+            await write
+        await asyncio.wait_for(giving_way, 10)
+
+
 async def test_batch_is_decided_in_order() -> None:
     """Each command sees what those before it in the same batch did."""
     async with _engine() as (engine, store):

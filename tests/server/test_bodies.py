@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -172,7 +174,7 @@ class Upload(Request):
 
 
 async def test_body_that_makes_way_in_its_last_moment_is_not_taken_for_whole() -> None:
-    reader = BodyReader(Settings(max_body=1000, max_bodies_size=2000))
+    reader = BodyReader(Settings(max_body=1000, max_bodies_size=2000), no_wait)
     upload = Upload()
     reading = asyncio.create_task(reader.read(upload))
     upload.parts.put_nowait(b"x" * 1000)
@@ -198,3 +200,50 @@ async def test_body_that_makes_way_in_its_last_moment_is_not_taken_for_whole() -
 )
 def test_what_counts_as_one_address(address: str, place: str) -> None:
     assert place_of(address) == place
+
+
+async def no_wait() -> None:
+    """Nobody is there to give way to."""
+
+
+@pytest.mark.parametrize("part_bytes", [4096, 65_536, 1_000_000])
+async def test_large_bodies_give_way_as_they_come(part_bytes: int) -> None:
+    body_bytes = 8_000_000
+    upload = Upload()
+    for at in range(0, body_bytes, part_bytes):
+        upload.parts.put_nowait(bytes([at % 251]) * min(part_bytes, body_bytes - at))
+    upload.parts.put_nowait(None)
+    left: list[int] = []
+
+    async def give_way() -> None:
+        left.append(upload.parts.qsize())
+
+    reader = BodyReader(Settings(), give_way)
+    with await reader.read(upload) as data:
+        assert data == b"".join(bytes([at % 251]) * part_bytes for at in range(0, body_bytes, part_bytes))[:body_bytes]
+    assert reader.in_flight_bytes == 0
+    taken = [before - after for before, after in itertools.pairwise(left)]
+    assert max(taken) * part_bytes <= max(part_bytes, 128 * 1024), "no more at a time"
+    assert body_bytes - (left[0] - 1) * part_bytes >= 1024**2 - part_bytes, "a small one has no need to"
+
+
+async def test_small_bodies_do_not_give_way() -> None:
+    async def give_way() -> None:
+        raise AssertionError
+
+    upload = Upload()
+    for part in (b"x" * 1024 * 1023, b"y", None):
+        upload.parts.put_nowait(part)
+    with await BodyReader(Settings(), give_way).read(upload) as data:
+        assert len(data) == 1024 * 1023 + 1
+
+
+@pytest.mark.parametrize("body_bytes", [3, 70_000, 1_048_577, 1_100_000, 4_194_305, 5_000_000])
+async def test_bodies_of_any_size_come_whole(body_bytes: int) -> None:
+    sent = random.Random(body_bytes).randbytes(body_bytes)
+    upload = Upload()
+    for at in range(0, body_bytes, 60_000):
+        upload.parts.put_nowait(sent[at : at + 60_000])
+    upload.parts.put_nowait(None)
+    with await BodyReader(Settings(), no_wait).read(upload) as data:
+        assert data == sent

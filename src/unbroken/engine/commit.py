@@ -42,6 +42,8 @@ _BRINGING = (Append, Create)
 _IDLE_MAINTENANCE_S = 0.5
 _CATCH_UP_S = 0.005
 _PIECE_BYTES_PER_S_BEHIND = 10 * 1024 * 1024
+_COMPANY_S = 0.1
+"""For how long after somebody's write others are expected."""
 
 
 class CommitMeasures:
@@ -88,6 +90,9 @@ class Committer:
         self._upload: Upload | None = None
         self._abandoned: list[int] = []
         self._next_piece_s = 0.0
+        self._company_s = float("-inf")
+        self._committing = False
+        self._giving_way: deque[asyncio.Future[None]] = deque()
         self._wake = asyncio.Event()
         self._closing = False
         self._task: asyncio.Task[None] | None = None
@@ -140,6 +145,7 @@ class Committer:
     async def _run(self) -> None:
         busy = False
         while True:
+            self._let_pass(every=not self._queue)
             if not (self._queue or self._upload or self._closing):
                 # Housekeeping waits for a quiet moment, unless the last step left some to do.
                 busy = await self._idle(0.0 if busy else _IDLE_MAINTENANCE_S)
@@ -147,9 +153,31 @@ class Committer:
                 await self._wait(_CATCH_UP_S)
             elif self._queue or self._upload:
                 self._wake.clear()
+                self._committing = True
                 await self._commit(self._take())
+                self._committing = False
             else:
                 return
+
+    async def give_way(self) -> None:
+        """Let those go first whose writes are being committed, if there are any; see `Engine.give_way`."""
+        if self._committing and self._in_company():
+            waiter = asyncio.get_running_loop().create_future()
+            self._giving_way.append(waiter)
+            await waiter
+
+    def _let_pass(self, *, every: bool) -> None:
+        """Let go on who gave way: the first with each commit, all when none is to follow."""
+        while self._giving_way:
+            waiter = self._giving_way.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                if not every:
+                    return
+
+    def _in_company(self) -> bool:
+        """Whether there were small writes lately."""
+        return asyncio.get_running_loop().time() - self._company_s < _COMPANY_S
 
     async def _wait(self, delay_s: float) -> None:
         """Wait for a command, or the end."""
@@ -197,6 +225,8 @@ class Committer:
         changes: list[Change] = []
         outcomes: list[Outcome] = []
         upload = self._upload
+        if batch:
+            self._company_s = asyncio.get_running_loop().time()
         self._usage.mark()
         begun_s = time.perf_counter()
         try:
@@ -207,7 +237,7 @@ class Committer:
                 for number in self._abandoned:
                     transaction.unstage(number)
                 self._abandoned.clear()
-                if upload is not None and not self._go_on(upload, transaction, now, alone=not batch):
+                if upload is not None and not self._go_on(upload, transaction, now):
                     batch.append(upload.queued)
                     now = upload.moment(now)
                 outcomes.extend(self._carry_out(queued, transaction, now, changes) for queued in batch)
@@ -277,14 +307,13 @@ class Committer:
         self._queue.extendleft(queued for queued in reversed(batch) if not isinstance(queued.command, _BRINGING))
         return bringing
 
-    def _go_on(self, upload: Upload, transaction: Transaction, now: Instant, *, alone: bool) -> bool:
+    def _go_on(self, upload: Upload, transaction: Transaction, now: Instant) -> bool:
         """Write the next piece of a large append, or prepare those that are written for its record.
 
         Args:
             upload: the append.
             transaction: the one under way.
             now: its time.
-            alone: nobody else has to wait for it.
 
         Returns:
             False if there is nothing to do (any more): the append is to be decided like any other.
@@ -299,7 +328,7 @@ class Committer:
             if upload.written:
                 upload.date_pieces(transaction, now.wall_ms)
             elif not self._is_early(upload):
-                size_bytes = upload.write_piece(transaction, now.wall_ms, alone=alone)
+                size_bytes = upload.write_piece(transaction, now.wall_ms, alone=not self._in_company())
                 self._expiry.renew(state)
                 self._next_piece_s = asyncio.get_running_loop().time() + size_bytes / _PIECE_BYTES_PER_S_BEHIND
             return True

@@ -26,7 +26,7 @@ from unbroken.engine.commit import CommitMeasures, Committer, NotDecided
 from unbroken.engine.expiry import Expiry
 from unbroken.engine.follow import Waiters
 from unbroken.engine.follower import Follower
-from unbroken.engine.pages import Page, PagesAtHand, begins_message, count_messages, read_page, read_page_before
+from unbroken.engine.pages import Page, PagesAtHand, fork_point, read_page, read_page_before
 from unbroken.engine.upload import Tell
 from unbroken.engine.usage import UNLIMITED, Quota, Usage, usage_metrics
 from unbroken.errors import InvalidOffset, StoreError, Unavailable, UnbrokenError
@@ -156,6 +156,12 @@ class Engine:
         await self.stop()
 
     # --- writing -------------------------------------------------------------------------------------------------
+
+    async def give_way(self) -> None:
+        """Wait for the commit that is under way, if others write. For adapters, when they have received some of a large
+        body: that takes the processor from those whose writes are in it.
+        """
+        await self._committer.give_way()
 
     async def execute(self, command: Command) -> Outcome:
         """Carry out a command as the protocol describes it; for adapters.
@@ -348,22 +354,11 @@ class Engine:
             source = self.lookup(source_path)
             if source.presence is not Presence.LIVE or source.state is None:
                 return request
-            point = await self._fork_point(source.state, _position(source.state, token), sub_offset)
+            position = _position(source.state, token)
+            point = await fork_point(self.store, source.state, position, sub_offset, self._long_reads)
             return replace(request, source_number=source.state.number, point=point)
         except UnbrokenError as fault:
             return replace(request, fault=fault)
-
-    async def _fork_point(self, state: StreamState, position: int, sub_offset: int) -> int:
-        if not state.json:
-            point: int | None = position + sub_offset
-        elif await begins_message(self.store, state, position):
-            async with self._long_reads:
-                point = await count_messages(self.store, state, position, sub_offset)
-        else:
-            raise InvalidOffset("the offset is inside a message")
-        if point is None or point > state.tail:
-            raise InvalidOffset("Stream-Fork-Sub-Offset is beyond the source's tail")
-        return point
 
     def inherited_type(self, fork: ForkRequest) -> str | None:
         """The content type of a fork's source; None where there is no source."""

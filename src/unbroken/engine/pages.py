@@ -12,18 +12,10 @@ from unbroken.protocol.offsets import Offset
 from unbroken.protocol.stream import StreamState, offset_at
 from unbroken.store.base import Store
 
-__all__ = [
-    "COUNTED_BYTES_MAX",
-    "Page",
-    "PagesAtHand",
-    "begins_message",
-    "count_messages",
-    "read_page",
-    "read_page_before",
-]
+__all__ = ["COUNTED_BYTES_MAX", "Page", "PagesAtHand", "fork_point", "read_page", "read_page_before"]
 
 COUNTED_BYTES_MAX = 256 * 1024 * 1024
-"""How far `count_messages` goes: half a second's reading, not the whole of a stream that may be a terabyte."""
+"""How far `_count_messages` goes: half a second's reading, not the whole of a stream that may be a terabyte."""
 
 _STEP_BYTES_MIN = 4 * 1024
 _STEP_BYTES_MAX = 1024 * 1024
@@ -258,12 +250,12 @@ async def _beginning_of_message(store: Store, state: StreamState, end: int) -> b
     return b"".join(reversed(parts))
 
 
-async def begins_message(store: Store, state: StreamState, position: int) -> bool:
+async def _begins_message(store: Store, state: StreamState, position: int) -> bool:
     """Whether a position of a JSON stream is where a message begins, or will."""
     return not position or await _read(store, state, position - 1, position) == SEPARATOR
 
 
-async def count_messages(store: Store, state: StreamState, start: int, count: int) -> int | None:
+async def _count_messages(store: Store, state: StreamState, start: int, count: int) -> int | None:
     """The position ``count`` messages after ``start``, where one begins; None if the stream has fewer.
 
     Raises:
@@ -297,3 +289,28 @@ def _end_of_messages(data: bytes, count: int) -> int:
         else:
             low, count = middle, count - found
     return high
+
+
+async def fork_point(store: Store, state: StreamState, position: int, sub_offset: int, turns: asyncio.Semaphore) -> int:
+    """The byte position that a position and a number of bytes, or of JSON messages, after it name.
+
+    Args:
+        store: where the stream is.
+        state: of the stream.
+        position: where counting begins.
+        sub_offset: how many.
+        turns: so many such counts go on at a time.
+
+    Raises:
+        InvalidOffset: it is beyond the tail, or counting would begin inside a message.
+    """
+    if not state.json:
+        point: int | None = position + sub_offset
+    elif await _begins_message(store, state, position):
+        async with turns:
+            point = await _count_messages(store, state, position, sub_offset)
+    else:
+        raise InvalidOffset("the offset is inside a message")
+    if point is None or point > state.tail:
+        raise InvalidOffset("Stream-Fork-Sub-Offset is beyond the source's tail")
+    return point

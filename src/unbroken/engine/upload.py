@@ -25,7 +25,7 @@ Tell = Callable[[Outcome], None]
 
 _LARGE_BYTES = 1024 * 1024
 _PIECE_BYTES = 1024 * 1024
-_PIECE_BYTES_BESIDE = 256 * 1024
+_PIECE_BYTES_BESIDE = 128 * 1024
 _DATED_BYTES = 4 * 1024 * 1024
 
 
@@ -103,7 +103,7 @@ class Upload:
         Args:
             transaction: to write with.
             now_ms: its time.
-            alone: nobody else has to wait for it.
+            alone: nobody else is likely to have to wait for it.
 
         Returns:
             Its size in bytes.

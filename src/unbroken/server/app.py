@@ -77,7 +77,7 @@ class App:
         self._hosts = hosts
         self._public_url = settings.public_url
         self._cors = CorsPolicy(*_origins(settings, access), settings.public_url)
-        self._bodies = BodyReader(settings)
+        self._bodies = BodyReader(settings, engine.give_way)
         self._rates: WriteRates | None = None
         if limits_writes(settings, knows_clients=access is not None):
             self._rates = WriteRates(settings, time.monotonic)

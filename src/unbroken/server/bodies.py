@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections import Counter
+from collections.abc import Awaitable, Callable
 
 from unbroken.errors import BodyTooLarge, InvalidBody, Overloaded, RequestTimeout, UnbrokenError
 from unbroken.server.http import Request
@@ -23,6 +24,13 @@ __all__ = ["Body", "BodyReader"]
 _SPAN_S = 5.0
 """How long a body is watched before it is called slow."""
 _SLOW_BYTES_PER_S = 64 * 1024
+_LARGE_BYTES = 1024 * 1024
+_BYTES_AT_A_TIME = 128 * 1024
+"""How much of a large body is taken before others have their turn."""
+_MAPPED_BYTES = 4 * 1024 * 1024 + 1
+"""Blocks of memory from this size on have pages of their own, which are moved, not copied, when the block grows (see
+`unbroken.server.process`). One that grew to this size was copied when it had 20 MiB, in 8 ms.
+"""
 _SMALL_BYTES = 64 * 1024
 """A body up to this that is there as soon as it is looked at is never refused: it lies in memory already, and soon will
 not."""
@@ -33,9 +41,11 @@ class BodyReader:
 
     Args:
         settings: greatest sizes and times.
+        give_way: waited for when some of a large body has come, so that others are served.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, give_way: Callable[[], Awaitable[None]]) -> None:
+        self._give_way = give_way
         self.max_bytes = settings.max_body
         self._in_flight_bytes_max = max(settings.max_bodies_size, settings.max_body)
         self._idle_timeout_s = settings.body_timeout
@@ -80,6 +90,7 @@ class BodyReader:
     async def _receive(self, request: Request, body: Body) -> None:
         now_s = asyncio.get_running_loop().time
         end_s = now_s() + self._timeout_s
+        pause_bytes = _LARGE_BYTES
         self._arriving.add(body)
         try:
             async with asyncio.timeout(min(self._idle_timeout_s, self._timeout_s)) as patience:
@@ -89,6 +100,9 @@ class BodyReader:
                     if body.given_up is not None:
                         break
                     body.mark(now_s())
+                    if body.size_bytes >= pause_bytes:
+                        pause_bytes = body.size_bytes + _BYTES_AT_A_TIME
+                        await self._give_way()
                     patience.reschedule(min(now_s() + self._idle_timeout_s, end_s))
                 if body.given_up is not None:  # perhaps in the moment in which the last of it came
                     raise TimeoutError
@@ -158,6 +172,7 @@ class Body:
 
     __slots__ = (
         "_data",
+        "_growing_freely",
         "_mark_bytes",
         "_mark_s",
         "_patience",
@@ -174,6 +189,7 @@ class Body:
         self.declared_bytes = declared_bytes
         self._reader = reader
         self._data: bytes | io.BytesIO = b""
+        self._growing_freely = False
         self._size_bytes = 0
         self._patience: asyncio.Timeout | None = None
         self._mark_s = 0.0
@@ -231,8 +247,10 @@ class Body:
         # One buffer, not a list: a client that sends single bytes must not cost an object for each. And one that gives
         # all of it away without copying: of 64 MiB that took 20 ms, in which nobody else was served.
         if isinstance(self._data, bytes):
-            first, self._data = self._data, io.BytesIO()
-            self._data.write(first)
+            self._data = _buffer(self._data, 0)
+        elif self._size_bytes > _LARGE_BYTES and not self._growing_freely:
+            self._growing_freely = True
+            self._data = _buffer(self._data.getbuffer(), _MAPPED_BYTES)
         self._data.write(part)
 
     @property
@@ -244,6 +262,7 @@ class Body:
     def data(self) -> bytes:
         """All of it."""
         if isinstance(self._data, io.BytesIO):
+            self._data.truncate()
             self._data = self._data.getvalue()
         return self._data
 
@@ -257,3 +276,19 @@ class Body:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+def _buffer(first: bytes | memoryview, size_bytes: int) -> io.BytesIO:
+    """A buffer with something in it, and room for more.
+
+    Args:
+        first: what is in it.
+        size_bytes: how long it is at least; what is behind its position does not count.
+    """
+    buffer = io.BytesIO()
+    if size_bytes:
+        buffer.seek(size_bytes)
+        buffer.write(b"\0")
+        buffer.seek(0)
+    buffer.write(first)
+    return buffer

@@ -20,10 +20,14 @@ from unbroken.store.sqlite.schema import PAGE_BYTES
 __all__ = ["Checkpointer"]
 
 # What is copied is synced, and a commit's own sync waits behind that: little at a time.
-_PAGES_TO_START = 256
+_PAGES_TO_START = 64
 _PAGES_BEHIND = 2_000
 _PAGES_MAX = 8_192
-_PAGES_WAITED_FOR = 256
+_PAGES_WAITED_FOR = 48
+_PAGES_WAITED_FOR_PER_EXCESS = 1 / 32
+"""What is left to copy gets down to so little only if little is written meanwhile. So the longer the log, the less is
+asked for.
+"""
 _PAGES_MAX_EVER = 4 * _PAGES_MAX
 
 
@@ -58,10 +62,11 @@ class Checkpointer:
         left_pages = log_pages - self._copied_pages
         self._log_pages = log_pages
         is_long = log_pages > _PAGES_MAX
+        waited_for_pages = _PAGES_WAITED_FOR + (log_pages - _PAGES_MAX) * _PAGES_WAITED_FOR_PER_EXCESS
         if log_pages > _PAGES_MAX_EVER:
             await self.stop()
             await self._start()
-        elif self._running is None and is_long and left_pages <= _PAGES_WAITED_FOR:
+        elif self._running is None and is_long and left_pages <= waited_for_pages:
             await self._start()
         elif self._running is None and (is_long or left_pages >= _PAGES_TO_START):
             self._running = self._start()
@@ -78,8 +83,8 @@ class Checkpointer:
 
     @property
     def behind(self) -> bool:
-        """Whether so much is to be copied that what can wait had better not be written now."""
-        return self._log_pages - self._copied_pages > _PAGES_BEHIND
+        """Whether so much is to be copied, or the log so long, that what can wait had better not be written now."""
+        return self._log_pages > _PAGES_MAX or self._log_pages - self._copied_pages > _PAGES_BEHIND
 
     async def stop(self) -> None:
         """Wait for a checkpoint under way."""
