@@ -11,8 +11,8 @@ import pytest
 
 from tests.server.sse import parse_events
 from tests.web.helpers import Model, collect, events, home, request
+from unbroken.server import asgi as asgi_module
 from unbroken.web import Answers, Reply
-from unbroken.web import reply as reply_module
 from unbroken.web.reply import Unfinished
 
 ITEMS = ["Hello\n", " two\r\nlines ", {"type": "data-x", "data": [1]}, "end"]
@@ -173,7 +173,7 @@ async def test_silence_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_reader_that_takes_nothing_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reply_module, "_STALLED_S", 0.01)
+    monkeypatch.setattr(asgi_module, "_STALLED_S", 0.01)
     closed = asyncio.Event()
 
     async def body() -> AsyncIterator[bytes]:

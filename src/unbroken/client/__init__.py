@@ -12,11 +12,11 @@ from unbroken.client._sync.producer import Producer
 from unbroken.client._sync.stream import Stream
 from unbroken.client.asgi import AsgiTransport
 from unbroken.client.batches import Batch, Message
-from unbroken.client.listing import ListedStream
 from unbroken.client.offsets import AsyncOffsetStore, FileOffsets, OffsetStore, SqliteOffsets
 from unbroken.client.positions import Position
 from unbroken.client.retry import Retry
 from unbroken.client.values import Appended, Page, StreamInfo
+from unbroken.protocol.listing import ListedStream
 
 __all__ = [
     "Appended",

@@ -9,12 +9,12 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 from urllib.parse import quote
 
 from unbroken.engine.engine import Engine
-from unbroken.errors import StoreError
+from unbroken.errors import StoreError, UnbrokenError
 from unbroken.server.access import Authorize, hide_token
 from unbroken.server.app import App
 from unbroken.server.guard import create_access, host_policy
@@ -23,7 +23,7 @@ from unbroken.server.settings import Settings
 from unbroken.server.signals import on_stop_signal
 from unbroken.server.untaken import STALLED_S
 
-__all__ = ["AsgiApp", "AsgiRequest", "Receive", "Scope", "Send"]
+__all__ = ["AsgiApp", "AsgiRequest", "Receive", "Scope", "Send", "run_lifespan", "send_parts"]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -93,24 +93,11 @@ class AsgiApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await self._lifespan_protocol(receive, send)
+            await run_lifespan(self.lifespan(), receive, send)
         elif scope["type"] == "http":
             await self._serve(scope, receive, send)
         else:
             raise RuntimeError(f"unsupported ASGI scope type {scope['type']!r}")
-
-    async def _lifespan_protocol(self, receive: Receive, send: Send) -> None:
-        await receive()
-        lifespan = self.lifespan()
-        try:
-            await lifespan.__aenter__()
-        except StoreError as error:
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
-            return
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await lifespan.__aexit__(None, None, None)
-        await send({"type": "lifespan.shutdown.complete"})
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = AsgiRequest(scope, receive)
@@ -204,7 +191,12 @@ async def _send_response(request: AsgiRequest, response: Response, send: Send) -
         return
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     request.on_disconnect(body.stop)
-    async with contextlib.aclosing(body.parts()) as parts:
+    await send_parts(body.parts(), send)
+
+
+async def send_parts(body: AsyncIterator[bytes], send: Send) -> None:
+    """Send a body part by part, at the pace of the client; one that takes nothing for too long is cut off."""
+    async with contextlib.aclosing(body) as parts:  # type: ignore[type-var]
         async for part in parts:
             try:
                 async with asyncio.timeout(_STALLED_S):
@@ -214,3 +206,17 @@ async def _send_response(request: AsgiRequest, response: Response, send: Send) -
                 return
             del part  # what is sent is not held until there is more
     await send({"type": "http.response.body", "body": b""})
+
+
+async def run_lifespan(lifespan: AbstractAsyncContextManager[None], receive: Receive, send: Send) -> None:
+    """Speak ASGI's lifespan protocol, for an application that has its lifespan as a context manager."""
+    await receive()
+    try:
+        await lifespan.__aenter__()
+    except UnbrokenError as error:
+        await send({"type": "lifespan.startup.failed", "message": str(error)})
+        return
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await lifespan.__aexit__(None, None, None)
+    await send({"type": "lifespan.shutdown.complete"})

@@ -13,6 +13,7 @@ from unbroken.errors import Draining, InvalidHeader, MethodNotAllowed
 from unbroken.measures import Metric
 from unbroken.protocol.headers import parse_integer
 from unbroken.protocol.lifetime import format_time
+from unbroken.protocol.listing import Deletion, ListedQuota, ListedStream, Listing
 from unbroken.protocol.stream import StreamState
 from unbroken.server.access import Access
 from unbroken.server.http import Headers, Request, Response
@@ -26,44 +27,6 @@ RESERVED_PATHS = frozenset(("/-/health", "/-/ready", "/-/streams", "/-/metrics")
 _NO_STORE = (b"cache-control", b"no-store")
 _LISTED_MAX = 1000
 _DELETED_MAX = 10_000
-
-
-class _Listed(msgspec.Struct, rename="camel", omit_defaults=True):
-    """A stream, as it is listed."""
-
-    path: str
-    content_type: str
-    next_offset: str
-    created_at: str
-    closed: bool = False
-    ttl_seconds: int | None = None
-    expires_at: str | None = None
-
-
-class _Quota(msgspec.Struct, rename="camel", omit_defaults=True):
-    """What streams at or below a prefix hold together, and what they may."""
-
-    prefix: str
-    pattern: str
-    streams: int
-    total_bytes: int
-    max_streams: int | None = None
-    max_total_bytes: int | None = None
-
-
-class _Listing(msgspec.Struct, omit_defaults=True):
-    """Streams in the order of their paths; ``next`` is where to go on, if there may be more."""
-
-    streams: list[_Listed]
-    next: str | None = None
-    quotas: list[_Quota] = []
-
-
-class _Deletion(msgspec.Struct):
-    """How many streams were deleted, and whether there may be more."""
-
-    deleted: int
-    more: bool
 
 
 class Reserved:
@@ -115,14 +78,14 @@ class Reserved:
         found = self._engine.streams(query["prefix"], after=query.get("after", ""), limit=limit)
         more = found[-1].path if len(found) == limit else None
         quotas = [_quota(usage) for usage in self._engine.usage.below(query["prefix"].removesuffix("/"))]
-        return _json(msgspec.json.encode(_Listing([_listed(state) for state in found], more, quotas)))
+        return _json(msgspec.json.encode(Listing([_listed(state) for state in found], more, quotas)))
 
     async def _delete(self, query: dict[str, str]) -> Response:
         limit = _parse_limit(query, _DELETED_MAX)
         if not query["prefix"]:
             raise InvalidHeader("name the streams to delete: prefix=/ stands for all of them")
         deleted = await self._engine.delete_all(query["prefix"], limit=limit)
-        return _json(msgspec.json.encode(_Deletion(deleted, deleted == limit)))
+        return _json(msgspec.json.encode(Deletion(deleted, deleted == limit)))
 
 
 def _parse_query(query: bytes) -> dict[str, str]:
@@ -143,9 +106,9 @@ def _parse_limit(query: dict[str, str], maximum: int) -> int:
     return limit
 
 
-def _listed(state: StreamState) -> _Listed:
+def _listed(state: StreamState) -> ListedStream:
     expires_at_ms = state.lifetime.expires_at_ms
-    return _Listed(
+    return ListedStream(
         path=state.path,
         content_type=state.content_type,
         next_offset=str(state.tail_offset),
@@ -156,9 +119,9 @@ def _listed(state: StreamState) -> _Listed:
     )
 
 
-def _quota(usage: PrefixUsage) -> _Quota:
+def _quota(usage: PrefixUsage) -> ListedQuota:
     quota = usage.quota
-    return _Quota(usage.prefix, quota.pattern, usage.streams, usage.total_bytes, quota.streams, quota.total_bytes)
+    return ListedQuota(usage.prefix, quota.pattern, usage.streams, usage.total_bytes, quota.streams, quota.total_bytes)
 
 
 def _json(body: bytes) -> Response:

@@ -31,7 +31,7 @@ from unbroken.errors import (
     UnbrokenError,
 )
 from unbroken.protocol.paths import parse_path
-from unbroken.server.asgi import Receive, Scope, Send
+from unbroken.server.asgi import Receive, Scope, Send, run_lifespan
 from unbroken.server.signals import on_stop_signal
 from unbroken.web.connecting import Streams, connect
 from unbroken.web.formats import Format, rendering
@@ -350,24 +350,11 @@ class BaseAnswers(ABC, Generic[R]):
 
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] == "lifespan":
-                await self._lifespan_protocol(receive, send)
+                await run_lifespan(self.lifespan(), receive, send)
             else:
                 await app(scope, receive, send)
 
         return application
-
-    async def _lifespan_protocol(self, receive: Receive, send: Send) -> None:
-        await receive()
-        lifespan = self.lifespan()
-        try:
-            await lifespan.__aenter__()
-        except UnbrokenError as error:
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
-            return
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await lifespan.__aexit__(None, None, None)
-        await send({"type": "lifespan.shutdown.complete"})
 
     def _check_running(self) -> None:
         if not self._running:

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncIterator, Mapping, MutableMapping
 from typing import Any, Protocol, TypeAlias
 from urllib.parse import parse_qs
 
 from unbroken.errors import UnbrokenError
-from unbroken.server.asgi import Receive, Scope, Send
+from unbroken.server.asgi import Receive, Scope, Send, send_parts
 from unbroken.server.http import join_fields
 from unbroken.server.problems import problem
 
 __all__ = ["HasScope", "Reader", "Reply", "RequestLike", "Unfinished", "failure"]
-
-_log = logging.getLogger("unbroken.web")
-_STALLED_S = 60.0
 
 
 class Unfinished(Exception):
@@ -86,7 +82,7 @@ class Reply:
             await send({"type": "http.response.body", "body": body})
             return
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        sending = asyncio.create_task(_send_body(body, send))
+        sending = asyncio.create_task(send_parts(body, send))
         watching = asyncio.create_task(_disconnect(receive))
         try:
             await asyncio.wait((sending, watching), return_when=asyncio.FIRST_COMPLETED)
@@ -100,18 +96,6 @@ class Reply:
             # server break the connection.
             with contextlib.suppress(OSError, Unfinished):
                 sending.result()
-
-
-async def _send_body(body: AsyncIterator[bytes], send: Send) -> None:
-    async with contextlib.aclosing(body) as parts:  # type: ignore[type-var]
-        async for part in parts:
-            try:
-                async with asyncio.timeout(_STALLED_S):
-                    await send({"type": "http.response.body", "body": part, "more_body": True})
-            except TimeoutError:
-                _log.info("a reader took nothing for %g s and is cut off", _STALLED_S)
-                return
-    await send({"type": "http.response.body", "body": b""})
 
 
 async def _disconnect(receive: Receive) -> None:

@@ -10,10 +10,11 @@ import httpx2
 
 from unbroken.client._sync.requests import Requests, Token
 from unbroken.client._sync.stream import Stream
-from unbroken.client.listing import ListedStream, read_deletion, read_listing
+from unbroken.client.listing import read_deletion, read_listing
 from unbroken.client.options import Ask, Repeat, Secret, Values, join_url, plain_url, same_origin
 from unbroken.client.retry import Retry
 from unbroken.client.transport import tls
+from unbroken.protocol.listing import ListedStream
 
 __all__ = ["Client"]
 
