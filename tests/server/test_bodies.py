@@ -134,7 +134,7 @@ async def test_client_alone_does_not_drive_out_itself(serve_memory: Serve, tmp_p
         assert [await finish(upload) for upload in held] == [204] * 4
 
 
-@pytest.mark.parametrize("fields", [{}, {"x-forwarded-proto": "http"}], ids=["past ASGI", "through ASGI"])
+@pytest.mark.parametrize("fields", [{}, {"x-forwarded-proto": "ws"}], ids=["past ASGI", "through ASGI"])
 async def test_small_bodies_get_through(serve_memory: Serve, tmp_path: Path, fields: dict[str, str]) -> None:
     """Whoever sends them, and whoever holds how much."""
     async with uploads(serve_memory, tmp_path) as clients:

@@ -135,7 +135,7 @@ async def test_more_bytes_than_the_rate_have_to_wait(serve: Serve) -> None:
     """A body is let in whole, and paid for afterwards; every way of writing counts."""
     async with serve(append_bandwidth=10) as site:
         await site.create("/a", TEXT, b"x" * 600)
-        proxied = {**TEXT, "x-forwarded-proto": "http"}
+        proxied = {**TEXT, "x-forwarded-proto": "ws"}
         for refused in (
             await site.post("/a", TEXT, b"y"),
             await site.post("/a", proxied, b"y"),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from tests.server.conftest import Serve
 from tests.server.site import BYTES, JSON, TEXT, offset, producer, until
@@ -13,6 +15,8 @@ from unbroken.engine.upload import Tell
 from unbroken.protocol.commands import Command
 from unbroken.server.asgi import AsgiApp, Receive, Scope, Send
 from unbroken.server.connection import Connection
+from unbroken.server.exchange import sender
+from unbroken.server.http import join_fields
 from unbroken.server.settings import Settings
 from unbroken.testing import RawResponse, connect, encode_request, live_server
 
@@ -72,6 +76,7 @@ _APPENDS: dict[str, tuple[str, dict[str, str], bytes]] = {
     "too large": ("/a", TEXT, b"x" * 33_000),
     "connection to be closed": ("/a", {**TEXT, "connection": "close"}, b"hello"),
     "behind a proxy": ("/a", {**TEXT, "x-forwarded-proto": "https"}, b"hello"),
+    "behind two": ("/a", {**TEXT, "x-forwarded-for": "203.0.113.7, 192.0.2.1"}, b"hello"),
 }
 
 
@@ -139,6 +144,49 @@ async def test_answer_is_that_of_the_long_way(
     short = await _answer(method, *request_)
     monkeypatch.setattr(Connection, "_takes_short_cut", lambda *_: False)
     assert short == await _answer(method, *request_)
+
+
+@pytest.mark.parametrize("client", [("127.0.0.1", 5), ("10.1.2.3", 5), ("192.0.2.1", 5), ("::1", 5), None])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [],
+        [(b"x-forwarded-proto", b"https")],
+        [(b"x-forwarded-proto", b"http"), (b"x-forwarded-for", b"203.0.113.7")],
+        [(b"x-forwarded-for", b"203.0.113.7:8080")],
+        [(b"x-forwarded-for", b"[2001:db8::1]:80")],
+        [(b"x-forwarded-for", b"203.0.113.7, 10.9.9.9")],
+        [(b"x-forwarded-for", b"1.2.3.4, 203.0.113.7"), (b"x-forwarded-for", b"10.9.9.9")],
+        [(b"x-forwarded-for", b"10.1.1.1, 127.0.0.1")],
+        [(b"x-forwarded-for", b"")],
+        [(b"x-forwarded-for", b", ,")],
+        [(b"x-forwarded-for", b"unknown")],
+        [(b"x-forwarded-for", b"\xff\x00")],
+    ],
+)
+async def test_sender_is_the_one_that_uvicorn_finds(
+    client: tuple[str, int] | None, headers: list[tuple[bytes, bytes]]
+) -> None:
+    """Behind proxies that are trusted, and others."""
+    found: list[Any] = []
+
+    async def app(scope: Any, receive: object, send: object) -> None:
+        found.append((scope["scheme"], scope["client"]))
+
+    middleware = ProxyHeadersMiddleware(app, ["127.0.0.1", "10.0.0.0/8"])
+    scope: Any = {"type": "http", "scheme": "http", "client": client, "headers": headers}
+    await middleware(scope, None, None)  # type: ignore[arg-type]
+    assert [sender(middleware, join_fields(headers), "http", client)] == found
+    assert sender(app, join_fields(headers), "http", client) == ("http", client), "where nobody is trusted"
+
+
+@pytest.mark.parametrize("scheme", ["ws", "HTTPS", "https, http", ""])
+async def test_schemes_that_are_none_do_not_take_it(serve: Serve, past_asgi: list[str], scheme: str) -> None:
+    async with serve() as site:
+        await site.create("/a", TEXT)
+        assert (await site.post("/a", {**TEXT, "x-forwarded-proto": scheme}, b"x")).status == 204
+        assert (await site.post("/a", {**TEXT, "x-forwarded-proto": "https"}, b"x")).status == 204
+        assert past_asgi == ["PUT", "POST"]
 
 
 async def test_append_in_one_packet_takes_it(serve: Serve, past_asgi: list[str]) -> None:

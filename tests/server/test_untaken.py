@@ -52,7 +52,7 @@ async def _stalled(site: Site, *requests: bytes) -> AsyncIterator[RawConnection]
     "request_",
     [
         pytest.param(encode_request("GET", "/a"), id="page"),
-        pytest.param(encode_request("GET", "/a", {"x-forwarded-proto": "http"}), id="page-through-a-proxy"),
+        pytest.param(encode_request("GET", "/a", {"x-forwarded-proto": "ws"}), id="page-through-a-proxy"),
         pytest.param(encode_request("GET", "/a", {"connection": "close"}), id="page-and-no-more"),
         pytest.param(encode_request("GET", "/a?offset=-1&live=long-poll"), id="long-poll"),
         pytest.param(encode_request("GET", "/a?offset=-1&live=sse"), id="events"),

@@ -7,8 +7,7 @@ nothing is read, that the client has gone shows nowhere: then the socket is aske
 A POST whose body comes in one packet with its head, as small appends do, is answered past ASGI: taking a body and a
 short answer through its messages cost more than deciding and storing them. So is a GET, of a page or live: to wake a
 task for each event, and have it send a message, costs several times what the event itself does. Whatever is out of the
-ordinary (a body that is still to come, a proxy, an upgrade, a request before it that is not answered yet) goes
-uvicorn's way.
+ordinary (a body that is still to come, an upgrade, a request before it that is not answered yet) goes uvicorn's way.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from unbroken.server.app import App
 from unbroken.server.asgi import AsgiApp
 from unbroken.server.cors import ALWAYS
 from unbroken.server.crowd import Crowd, Guest
-from unbroken.server.exchange import Exchange, WholeRequest, encode
+from unbroken.server.exchange import Exchange, WholeRequest, encode, sender
 from unbroken.server.http import ConnectionLimits, join_fields
 from unbroken.server.metrics import Metrics
 from unbroken.server.problems import problem
@@ -46,8 +45,8 @@ _LOOK_S = 1.0
 _HAS_LEFT = getattr(select, "POLLRDHUP", 0)  # Linux; elsewhere only a connection that broke is noticed
 _FIELD_COST_BYTES = 128
 """What a field costs in memory beside its bytes: a head of thousands of empty ones would be ten times its size."""
-_UNUSUAL = {b"expect", b"transfer-encoding", b"upgrade", b"x-forwarded-for", b"x-forwarded-proto"}
-"""Headers of requests that do not take the short cut. Whether a proxy is believed is for uvicorn to say."""
+_FORWARDED = {b"x-forwarded-for", b"x-forwarded-proto"}
+_UNUSUAL = {b"expect", b"transfer-encoding", b"upgrade", *_FORWARDED}
 
 
 class _HeadIsTooLarge(Exception):
@@ -235,7 +234,7 @@ class Connection(HttpToolsProtocol):
         return (
             (method == b"POST" or (method == b"GET" and not self.url.startswith(b"/-")))
             and self._app is not None
-            and _UNUSUAL.isdisjoint(fields)
+            and (_UNUSUAL.isdisjoint(fields) or _is_merely_forwarded(fields))
             and self.url.startswith(b"/")
             and self.url.isascii()
             and b"#" not in self.url
@@ -275,7 +274,11 @@ class Connection(HttpToolsProtocol):
             return
         assert self._app is not None
         method = self.parser.get_method().decode("ascii")
-        request = WholeRequest(method, self.url, self.scheme or "http", self._held, self._held_body, self.client)
+        scheme: str = self.scheme or "http"
+        client = self.client
+        if b"x-forwarded-for" in self._held or b"x-forwarded-proto" in self._held:
+            scheme, client = sender(self.app, self._held, scheme, client)
+        request = WholeRequest(method, self.url, scheme, self._held, self._held_body, client)
         self._held, self._held_body = None, b""
         exchange = self._exchange
         exchange.response_complete = False
@@ -405,6 +408,12 @@ def _has_left(transport: asyncio.Transport) -> bool:
     poll = select.poll()
     poll.register(transport.get_extra_info("socket").fileno(), _HAS_LEFT)
     return bool(poll.poll(0))
+
+
+def _is_merely_forwarded(fields: Fields) -> bool:
+    """Whether all that is unusual is that a proxy stands in front, and speaks of HTTP."""
+    unusual = _UNUSUAL & fields.keys()
+    return unusual <= _FORWARDED and fields.get(b"x-forwarded-proto", b"http") in (b"http", b"https")
 
 
 class _Flow(FlowControl):

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
@@ -19,7 +20,7 @@ from unbroken.protocol.headers import Fields
 from unbroken.server.app import App
 from unbroken.server.http import Headers, LiveBody, Request, Response, Then
 
-__all__ = ["Exchange", "WholeRequest", "encode"]
+__all__ = ["Exchange", "WholeRequest", "encode", "sender"]
 
 _log = logging.getLogger("unbroken.server")
 _COPIED_BYTES_MAX = 16 * 1024
@@ -58,6 +59,28 @@ class WholeRequest(Request):
         self._is_lost = True
         if self._on_lost is not None:
             self._on_lost()
+
+
+def sender(
+    app: object, fields: Fields, scheme: str, client: tuple[str, int] | None
+) -> tuple[str, tuple[str, int] | None]:
+    """By which scheme a request came, and from where: what a proxy in front says of it, if uvicorn trusts that.
+
+    Args:
+        app: what uvicorn would call: its middleware for proxies, or something else where none is trusted.
+        fields: the headers; of schemes only ``http`` and ``https`` may be there.
+        scheme: of the connection.
+        client: the other end of it.
+    """
+    forwarded, forwarded_scheme = fields.get(b"x-forwarded-for"), fields.get(b"x-forwarded-proto")
+    if not isinstance(app, ProxyHeadersMiddleware) or client is None or client[0] not in app.trusted_hosts:
+        return scheme, client
+    if forwarded_scheme is not None:
+        scheme = forwarded_scheme.decode("ascii")
+    if forwarded is not None:
+        found = app.trusted_hosts.get_trusted_client_address(forwarded.decode("latin-1"))
+        client = found if found[0] else client
+    return scheme, client
 
 
 class _Chunk:
