@@ -409,6 +409,24 @@ async def test_one_quiet_stream_does_not_hold_the_journal(tmp_path: Path) -> Non
     assert_sound(tmp_path)
 
 
+async def test_many_producers_of_one_stream_are_folded_a_thousand_at_a_time(tmp_path: Path) -> None:
+    """Each is a row of its own: all at once they would keep everybody waiting."""
+    store = SqliteStore(tmp_path)
+    await store.open()
+    await execute(store, create("/a"))
+    folded = 0
+    for turn in range(30):
+        stamps = [ProducerStamp(f"{turn}-{index}", 0, 0) for index in range(100)]
+        await execute(store, *(append("/a", b"x", producer=stamp) for stamp in stamps))
+        ((rows,),) = query(tmp_path, "SELECT count(*) FROM producers")
+        assert rows - folded <= 1200
+        assert 100 * (turn + 1) - rows <= 1200
+        folded = rows
+    await store.close()
+    assert query(tmp_path, "SELECT count(*) FROM producers") == [(3000,)]
+    assert_sound(tmp_path)
+
+
 async def test_lives_at_one_path_are_folded_as_quickly_as_others(tmp_path: Path) -> None:
     """Each waits for the one before it, which is no reason to fold only one at a time."""
     async with opened(tmp_path) as store:
