@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 
@@ -11,7 +12,7 @@ from tests.engine.gated_store import GatedStore
 from tests.engine.helpers import settle, until
 from unbroken import errors
 from unbroken.engine import Engine, Page
-from unbroken.engine.follow import FrameCache
+from unbroken.engine.follow import FrameCache, Waiters
 from unbroken.protocol.offsets import Anchor, Offset
 
 
@@ -191,6 +192,54 @@ async def test_cancelled_follower_leaves_nothing_behind(start: Start) -> None:
         await asyncio.gather(following, return_exceptions=True)
         await settle()
         assert len(engine.waiters) == 0
+
+
+async def test_all_streams_of_one_commit_wake_their_readers(start: Start) -> None:
+    async with start() as engine:
+        paths = [f"/{number}" for number in range(20)]
+        for path in paths:
+            await engine.create(path)
+        following = [asyncio.create_task(_collect(engine, path)) for path in paths for _ in range(2)]
+        await until(lambda: len(engine.waiters) == 40)
+        await asyncio.gather(*(engine.append(path, path.encode(), close=True) for path in paths))
+        bodies = [[page.body for page in await one] for one in following]
+        assert bodies == [[path.encode()] for path in paths for _ in range(2)]
+
+
+async def test_who_is_woken_has_a_turn_later_and_not_all_at_once() -> None:
+    """So a writer is not kept waiting by readers; whatever happens while they have theirs wakes each once more."""
+    waiters = Waiters()
+    calls: list[int] = []
+    listeners = [partial(calls.append, number) for number in range(1000)]
+    for listener in listeners:
+        waiters.add(1, listener)
+    waiters.add(2, partial(calls.append, -2))
+    waiters.wake(1)
+    waiters.wake(1)
+    assert calls == []
+    await asyncio.sleep(0)
+    assert 0 < len(calls) < 500
+    for _ in range(100):
+        waiters.wake(1)
+    waiters.wake(2)
+    await settle()
+    assert [call for call in calls if call >= 0] == [*range(1000), *range(1000)]
+    assert calls.count(-2) == 1
+    for listener in listeners:
+        waiters.remove(1, listener)
+    assert len(waiters) == 1
+
+
+async def test_everybody_has_a_turn_at_once_in_the_end() -> None:
+    waiters = Waiters()
+    calls: list[int] = []
+    for number in range(1000):
+        waiters.add(number % 7, partial(calls.append, number))
+    waiters.wake(3)
+    waiters.wake_all()
+    assert sorted(calls) == list(range(1000))
+    await settle()
+    assert len(calls) == 1000
 
 
 def test_frames_are_kept_within_bounds() -> None:

@@ -21,6 +21,7 @@ import pytest
 
 from tests.certificates import make_certificate
 from tests.engine.gated_store import GatedStore
+from tests.engine.helpers import settle
 from tests.server.conftest import Serve
 from tests.server.process import server_process
 from tests.server.site import BYTES, JSON, TEXT, Site, begin, closed, offset, until
@@ -28,6 +29,7 @@ from tests.server.sse import EventStream, parse_events
 from unbroken.engine import Page
 from unbroken.server.asgi import AsgiApp, Receive, Scope, Send
 from unbroken.server.connection import Connection
+from unbroken.server.settings import Settings
 from unbroken.server.sse import Batches
 from unbroken.store.sqlite import SqliteStore
 from unbroken.testing import ManualClock, encode_request, live_server
@@ -65,6 +67,14 @@ def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _numbers(events: list[Any]) -> list[int]:
     return [number for event in events if event.type == "data" for number in json.loads(event.data)]
+
+
+def _messages(events: list[Any]) -> list[Any]:
+    return [message for event in events if event.type == "data" for message in json.loads(event.data)]
+
+
+def _texts(events: list[Any]) -> str:
+    return "".join(event.data for event in events if event.type == "data")
 
 
 @asynccontextmanager
@@ -114,10 +124,6 @@ async def test_reader_that_stalls_among_200_and_recovers(serve_memory: Serve, wa
         got = [message["n"] for message in _messages(await slow.rest())]
         assert got == list(range(count))
         assert site.app.app.untaken.size_bytes == 0
-
-
-def _messages(events: list[Any]) -> list[Any]:
-    return [message for event in events if event.type == "data" for message in json.loads(event.data)]
 
 
 @pytest.mark.usefixtures("small_buffers")
@@ -182,6 +188,24 @@ async def test_more_readers_than_have_their_turn_at_once(serve_memory: Serve, wa
         await site.post("/a", closed())
         for reader in readers:
             assert _numbers(await reader.rest()) == list(range(50))
+
+
+@WAYS
+async def test_readers_that_hold_back_different_bytes(serve: Serve, way: dict[str, str]) -> None:
+    """One has the beginning of a character, the other begins inside it: what they are sent next is not the same."""
+    async with serve() as site:
+        await site.create("/a", TEXT, "€".encode()[:1])
+        async with (
+            site.events("/a?offset=-1&live=sse", way) as whole,
+            site.events(f"/a?offset={offset(1, 1)}&live=sse", way) as inside,
+            site.events("/a?offset=-1&live=sse", way) as another,
+        ):
+            for events in (whole, inside, another):
+                await events.batch()
+            await site.append("/a", TEXT, "€".encode()[1:] + b"!")
+            found = [await events.batch() for events in (whole, inside, another)]
+        assert [data for data, _ in found] == ["€!", "\ufffd\ufffd!", "€!"]
+        assert {control["streamNextOffset"] for _, control in found} == {offset(1, 4)}
 
 
 # --- ends, while something is being delivered ------------------------------------------------------------------------
@@ -285,14 +309,15 @@ async def test_server_ends_and_a_stalled_reader_takes_the_rest(serve_memory: Ser
 
 @WAYS
 async def test_heartbeats_in_silence_and_none_beside_data(serve_memory: Serve, way: dict[str, str]) -> None:
-    heartbeat_s = 0.1
+    heartbeat_s = 0.03
     clock = asyncio.get_running_loop().time
     async with serve_memory(sse_heartbeat=heartbeat_s, sse_lifetime=600) as site:
         await site.create("/a", TEXT)
         begun_s, silences = clock(), 0
         async with site.events("/a?offset=-1&live=sse", way) as events:
             await events.batch()
-            for _ in range(100):
+            end_s = clock() + 10 * heartbeat_s
+            while clock() < end_s:
                 last_s, begun_s = begun_s, clock()
                 await site.append("/a", TEXT, b"x")
                 await events.batch()
@@ -392,6 +417,25 @@ async def test_deleted_while_a_page_is_read(way: dict[str, str]) -> None:
 
 
 @WAYS
+async def test_appends_while_a_page_is_read(way: dict[str, str]) -> None:
+    """One page is read at a time, whatever wakes the reader meanwhile."""
+    async with _slow_site() as (site, store):
+        await site.create("/a", TEXT)
+        async with site.events("/a?offset=-1&live=sse", way) as events:
+            await events.batch()
+            await site.append("/a", TEXT, b"x")
+            await until(lambda: store.reading == 1)
+            for _ in range(3):
+                await site.append("/a", TEXT, b"y")
+            await settle()
+            assert store.reading == 1
+            store.go_on.set()
+            await events.until_data("xyyy")
+            await site.post("/a", closed())
+            assert _texts(await events.rest()) == ""
+
+
+@WAYS
 async def test_client_gone_while_a_page_is_read(way: dict[str, str]) -> None:
     async with _slow_site() as (site, store):
         await site.create("/a", TEXT)
@@ -409,7 +453,7 @@ async def test_client_gone_while_a_page_is_read(way: dict[str, str]) -> None:
 @pytest.mark.parametrize("kind", ["long-poll", "sse"])
 async def test_client_gone_before_its_read_begins(way: dict[str, str], kind: str) -> None:
     """While it is found out where to begin. Nobody waits then for the ten minutes that it may take."""
-    async with _slow_site() as (site, store):
+    async with _slow_site(settings=Settings(long_poll_timeout=600)) as (site, store):
         await site.create("/a", TEXT)
         async with site.connect() as connection:
             target = f"/a?since=2100-01-01T00:00:00Z&live={kind}"
@@ -417,7 +461,9 @@ async def test_client_gone_before_its_read_begins(way: dict[str, str], kind: str
             await until(lambda: store.reading == 1)
         await until(lambda: site.app.app.metrics.connections == 0)
         store.go_on.set()
-        await until(lambda: site.app.app.live_reads == 0 and len(site.engine.waiters) == 0)
+        await settle()
+        await until(lambda: site.app.app.live_reads == 0)
+        assert len(site.engine.waiters) == 0
 
 
 # --- faults ----------------------------------------------------------------------------------------------------------
