@@ -436,6 +436,20 @@ async def test_appends_while_a_page_is_read(way: dict[str, str]) -> None:
 
 
 @WAYS
+async def test_append_while_the_first_page_is_read(way: dict[str, str]) -> None:
+    """Before the reader is one: it is not told of it, and looks by itself."""
+    async with _slow_site() as (site, store):
+        await site.create("/a", TEXT, b"x")
+        async with site.connect() as connection:
+            await connection.send(encode_request("GET", "/a?offset=-1&live=sse", way))
+            await until(lambda: store.reading == 1)
+            await site.append("/a", TEXT, b"y")
+            await settle()
+            store.go_on.set()
+            await EventStream(connection, await connection.read_head()).until_data("xy")
+
+
+@WAYS
 async def test_client_gone_while_a_page_is_read(way: dict[str, str]) -> None:
     async with _slow_site() as (site, store):
         await site.create("/a", TEXT)

@@ -163,13 +163,15 @@ class Events(LiveBody):
         return self._follower.poll() if self._page is None else self._page
 
     def _batch(self, page: Page, now_s: float) -> bytes:
+        # What was read a while ago may have been the end then.
+        is_news = self._page is None
         # A reader that waits holds no page, nor what became of it.
         self._page = None
         self._untaken.check(len(page.data))
         self._sent_s = now_s
         if page.closed or now_s >= self._end_s:
             self.then = Then.END
-        elif page.up_to_date and not self._follower.ended:
+        elif is_news and page.up_to_date and not self._follower.ended:
             self.then = Then.WAIT
         else:
             self.then = Then.ASK
