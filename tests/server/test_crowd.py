@@ -86,6 +86,24 @@ async def test_a_crowd_at_the_door_costs_little(all_idle_give_way: None, monkeyp
     assert max(guest.looked_at for guest in guests) <= 4
 
 
+async def test_those_found_idle_are_remembered(all_idle_give_way: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although the house is not full for a moment."""
+    monkeypatch.setattr("unbroken.server.crowd._LOOK_S", 1000.0)
+    crowd = Crowd(Settings(max_connections=100))
+    guests = [Somebody("192.0.2.1", idle=number < 50) for number in range(100)]
+    for guest in guests:
+        crowd.enter(guest)
+    newcomer = Somebody("192.0.2.2")
+    crowd.enter(newcomer)
+    for gone in (newcomer, next(guest for guest in guests if guest.gave_way)):
+        crowd.leave(gone)
+    for _ in range(50):
+        crowd.enter(Somebody("192.0.2.2"))
+    assert all(guest.gave_way for guest in guests[:50])
+    with pytest.raises(TooManyConnections):
+        crowd.enter(Somebody("192.0.2.2"))
+
+
 @pytest.mark.parametrize(
     ("address", "place"),
     [

@@ -21,6 +21,8 @@ __all__ = ["Crowd", "Guest"]
 _log = logging.getLogger("unbroken.server")
 _IDLE_GIVES_WAY_S = 2.0
 _LOOK_S = 0.1
+_FEW = 64
+"""So many are looked at whenever somebody comes."""
 
 
 class Guest(Protocol):
@@ -117,8 +119,8 @@ class _Group:
 
     def discard(self, guest: Guest) -> None:
         self.guests.discard(guest)
-        if self._idle and len(self.guests) < self._maximum:
-            self._idle.clear()
+        if self._idle and len(self.guests) < self._maximum // 2:
+            self._idle.clear()  # whoever is in there was closed long ago, or need not be
 
     def has_room(self, newcomer: Guest) -> bool:
         """Whether it may stay; somebody else is sent away for that if need be."""
@@ -128,7 +130,7 @@ class _Group:
         before_s = now_s - _IDLE_GIVES_WAY_S
         if self._send_one_away(newcomer, before_s):
             return True
-        if now_s - self._looked_s < _LOOK_S:
+        if now_s - self._looked_s < _LOOK_S and len(self.guests) > _FEW:
             return False
         self._looked_s = now_s
         idle = [guest for guest in self.guests if _is_idle(guest, before_s)]
