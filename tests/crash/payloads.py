@@ -32,7 +32,7 @@ def make_payload(chance: Random, writer: str, count: int) -> bytes:
     """A body; now and then a large one, rarely a very large one."""
     size_bytes = chance.choice([0, 1, 20, 200, 200, 3000])
     if chance.random() < 0.01:
-        size_bytes = 300_000 if chance.random() < 0.1 else 20_000
+        size_bytes = chance.choice([300_000, 1_500_000]) if chance.random() < 0.1 else 20_000
     filling = chance.choice(b"abcdefghijklmnopqrstuvwxyz").to_bytes() * size_bytes
     return b"<%b %d %d %08x|%b>" % (writer.encode(), count, size_bytes, zlib.crc32(filling), filling)
 

@@ -35,6 +35,7 @@ from unbroken.testing.store_bench import read_stream
 __all__ = ["tmp_path"]
 
 PATHS = ("/a", "/b")
+CREATED_LARGE = "/c"
 TURNS = 3
 
 pytestmark = [
@@ -78,7 +79,7 @@ class Work:
                     await self.engine.create(path)
                 readers += [asyncio.create_task(self._read(path)) for path in PATHS]
                 writers = [self._write("/a", 0), self._write("/b", 1), self._write("/a", 2)]
-                await asyncio.gather(*writers)
+                await asyncio.gather(*writers, self._create_large())
                 for path in PATHS:
                     await self._tell(path, (await self.engine.close(path)).next_offset.position)
                 await asyncio.gather(*readers)
@@ -95,6 +96,12 @@ class Work:
             for _ in range(1 + turn % 2):  # now and then a client asks twice
                 stamp = ProducerStamp(f"writer-{writer}", 0, turn)
                 await self._tell(path, (await self.engine.append(path, data, producer=stamp)).next_offset.position)
+
+    async def _create_large(self) -> None:
+        data = b"<%s>" % (b"." * 700)
+        self.given[CREATED_LARGE] = data
+        await self.engine.create(CREATED_LARGE, data=data)
+        await self._tell(CREATED_LARGE, len(data))
 
     async def _tell(self, path: str, end: int) -> None:
         self.known_bytes[path] = max(self.known_bytes[path], end)
@@ -127,7 +134,7 @@ async def found_in(directory: Path) -> dict[str, bytes]:
     """What a crash left, by path."""
     store = make(directory)
     await store.open()
-    states = {path: state for path in PATHS if (state := store.state(path)) is not None}
+    states = {path: state for path in (*PATHS, CREATED_LARGE) if (state := store.state(path)) is not None}
     found = {path: await read_stream(store, state) for path, state in states.items()}
     await store.close()
     assert check(directory) == []
@@ -141,7 +148,8 @@ def whole(tmp_path: Path) -> Work:
     run_inline(work.do(), turns=TURNS)
     assert not work.failures
     assert {path: len(data) for path, data in work.given.items()} == work.known_bytes
-    assert all(len(ends) == 9 if path == "/b" else len(ends) == 17 for path, ends in work.ends.items())
+    assert {path: len(ends) for path, ends in work.ends.items()} == {"/a": 17, "/b": 9, CREATED_LARGE: 2}
+    work.ends[CREATED_LARGE].remove(0)  # it is never there without its bytes
     return work
 
 

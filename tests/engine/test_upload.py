@@ -15,7 +15,8 @@ from unbroken import errors
 from unbroken.engine import Engine, upload
 from unbroken.engine.commit import Committer
 from unbroken.engine.upload import Upload
-from unbroken.protocol.commands import Append, Appended, Outcome
+from unbroken.engine.usage import Quota
+from unbroken.protocol.commands import Append, Appended, Create, Created, Outcome
 from unbroken.protocol.content import Content
 from unbroken.protocol.producers import ProducerStamp
 from unbroken.store.sqlite import SqliteStore
@@ -119,6 +120,92 @@ async def test_a_large_body_can_close_its_stream_and_carry_a_producer(start: Sta
         assert await read_all(engine, "/a") == BIG + BIG
 
 
+def put(engine: Engine, path: str, data: bytes = BIG, *, closed: bool = False) -> asyncio.Task[Outcome]:
+    command = Create(path, "application/octet-stream", None, closed, Content(data))
+    return asyncio.get_running_loop().create_task(engine.execute(command))
+
+
+async def test_others_go_on_while_a_stream_is_created_with_a_large_body(start: Start, hold: Hold) -> None:
+    async with start() as engine:
+        await engine.create("/small")
+        creation = put(engine, "/big", closed=True)
+        for _ in range(9):
+            await engine.append("/small", b"x")
+            with pytest.raises(errors.StreamNotFound):
+                engine.head("/big")
+            assert [state.path for state in engine.streams()] == ["/small"]
+        assert 0 < hold.written_bytes <= 100_000
+        await engine.create("/later")
+        again = put(engine, "/big", closed=True)
+        other = put(engine, "/big", b"other")
+        early = send(engine, "/later", b"1")
+        late = send(engine, "/big", b"late")
+        with pytest.raises(errors.StreamNotFound):
+            await engine.delete("/big")
+        assert isinstance(await early, Appended)
+        assert not any(task.done() for task in (creation, again, other, late))
+        hold.held = False
+        first, second, third, fourth = await asyncio.gather(creation, again, other, late)
+        assert isinstance(first, Created)
+        assert not first.existed
+        assert isinstance(second, Created)
+        assert second.existed
+        assert isinstance(third, errors.StreamExists)
+        assert isinstance(fourth, errors.StreamClosed)
+        assert await read_all(engine, "/big") == BIG
+        assert engine.head("/big").closed
+        assert await read_all(engine, "/small") == b"x" * 9
+        assert not (await engine.fork("/fork", "/big")).existed
+        assert await read_all(engine, "/fork") == BIG
+        await engine.delete("/big")
+        assert isinstance(await put(engine, "/big"), errors.StreamGone | errors.StreamExists)
+
+
+async def test_created_large_again_and_again(start: Start) -> None:
+    """An offset of an earlier stream never means a place in a later one."""
+    async with start() as engine:
+        offsets = []
+        for turn in range(3):
+            tasks = [put(engine, "/a"), engine.create(f"/beside/{turn}")]
+            first, _ = await asyncio.gather(*tasks)
+            assert isinstance(first, Created)
+            offsets.append(str(first.next_offset))
+            for old in offsets[:-1]:
+                with pytest.raises(errors.OffsetGone):
+                    await engine.read("/a", old)
+            await engine.append("/a", b"after")
+            assert await read_all(engine, "/a") == BIG + b"after"
+            await engine.delete("/a")
+        assert offsets == sorted(offsets)
+
+
+async def test_a_large_body_for_a_stream_that_is_there(start: Start) -> None:
+    async with start() as engine:
+        await engine.create("/a", data=b"before")
+        outcome = await put(engine, "/a")
+        assert isinstance(outcome, Created)
+        assert outcome.existed
+        assert await read_all(engine, "/a") == b"before"
+
+
+async def test_what_is_created_large_counts(clock: ManualClock, tmp_path: Path, hold: Hold) -> None:
+    """And is refused in the end if there is no room any more, leaving nothing."""
+    engine = Engine(SqliteStore(tmp_path / "data"), clock=clock, quota=Quota(streams=2))
+    async with engine:
+        await engine.create("/beside")
+        creation = put(engine, "/a")
+        await until(lambda: hold.written_bytes > 0)
+        await engine.create("/quicker")
+        hold.held = False
+        for late in (creation, put(engine, "/b")):
+            with pytest.raises(errors.TooManyStreams):
+                await late
+        await engine.delete("/quicker")
+        assert isinstance(await put(engine, "/b"), Created)
+        assert (engine.usage.streams, engine.usage.total_bytes) == (2, len(BIG))
+    assert check(tmp_path / "data") == []
+
+
 async def test_refused_at_once(start: Start) -> None:
     async with start() as engine:
         assert isinstance(await send(engine, "/nothing", BIG), errors.StreamNotFound)
@@ -181,6 +268,29 @@ async def test_stopping_finishes_it(start: Start) -> None:
         task = send(engine, "/a", BIG)
         await asyncio.sleep(0)
     assert isinstance(await task, Appended)
+
+
+async def test_a_failing_disk_leaves_nothing_of_a_creation(tmp_path: Path) -> None:
+    with FaultyDisk() as disk:
+        async with Engine(SqliteStore(tmp_path / "data", vfs=disk.name)) as engine:
+            creation = put(engine, "/a")
+            waiting = put(engine, "/a", b"other")
+            await asyncio.sleep(0)
+            disk.fail(Fault.ERROR, "sync", file="log", after=2, lasting=True)
+            for each in (creation, waiting):
+                with pytest.raises(errors.Unavailable):
+                    await each
+            with pytest.raises(errors.StreamNotFound):
+                engine.head("/a")
+        disk.heal()
+    async with Engine(SqliteStore(tmp_path / "data")) as engine:
+        with pytest.raises(errors.StreamNotFound):
+            engine.head("/a")
+        assert isinstance(await put(engine, "/b", b"b"), Created)
+        assert isinstance(await put(engine, "/a"), Created)
+        assert await read_all(engine, "/a") == BIG
+        assert await read_all(engine, "/b") == b"b"
+    assert check(tmp_path / "data") == []
 
 
 async def test_a_failing_disk_leaves_nothing_of_it(tmp_path: Path) -> None:

@@ -237,8 +237,8 @@ class Committer:
                 for number in self._abandoned:
                     transaction.unstage(number)
                 self._abandoned.clear()
-                if upload is not None and not self._go_on(upload, transaction, now):
-                    batch.append(upload.queued)
+                if upload is not None and (completed := self._go_on(upload, transaction, now)) is not None:
+                    batch.append(completed)
                     now = upload.moment(now)
                 outcomes.extend(self._carry_out(queued, transaction, now, changes) for queued in batch)
         except Exception as error:
@@ -247,7 +247,7 @@ class Committer:
             return
         self._measures.commit_seconds.observe(time.perf_counter() - begun_s)
         self._measures.batch_writes.observe(len(batch))
-        if upload is not None and upload is not self._upload and not isinstance(outcomes[-1], Appended):
+        if upload is not None and upload is not self._upload and upload.number not in _numbers(changes):
             self._abandoned.append(upload.number)  # refused in the end
         try:
             self._publish(changes)
@@ -257,7 +257,7 @@ class Committer:
         self._answer(batch, outcomes)
 
     def _carry_out(self, queued: Queued, transaction: Transaction, now: Instant, changes: list[Change]) -> Outcome:
-        decision = self._decide(queued.command, transaction, now)
+        decision = self._decide(queued.command, transaction, now, queued.number)
         if not decision.records:
             self._renew_unchanged(queued.command, decision.outcome, transaction)
         for record in decision.records:
@@ -307,53 +307,54 @@ class Committer:
         self._queue.extendleft(queued for queued in reversed(batch) if not isinstance(queued.command, _BRINGING))
         return bringing
 
-    def _go_on(self, upload: Upload, transaction: Transaction, now: Instant) -> bool:
-        """Write the next piece of a large append, or prepare those that are written for its record.
+    def _go_on(self, upload: Upload, transaction: Transaction, now: Instant) -> Queued | None:
+        """Write the next piece of a large body, or prepare those that are written for its record.
 
         Args:
-            upload: the append.
+            upload: the body.
             transaction: the one under way.
             now: its time.
 
         Returns:
-            False if there is nothing to do (any more): the append is to be decided like any other.
+            Its command, to be decided like any other, if there is nothing to do (any more).
         """
         command = upload.queued.command
         if not upload.begun:
-            for record in self._decide(command, transaction, now).records:
-                upload.begin(record)
+            upload.begin(self._decide(command, transaction, now).records, transaction)
         state = transaction.state(command.path)
-        same = state is not None and state.number == upload.number and not state.gone
-        if state is not None and same and not upload.ready:
+        fits = upload.fits(state)
+        if fits and not upload.ready:
             if upload.written:
                 upload.date_pieces(transaction, now.wall_ms)
             elif not self._is_early(upload):
                 size_bytes = upload.write_piece(transaction, now.wall_ms, alone=not self._in_company())
-                self._expiry.renew(state)
                 self._next_piece_s = asyncio.get_running_loop().time() + size_bytes / _PIECE_BYTES_PER_S_BEHIND
-            return True
-        if not same:
-            transaction.unstage(upload.number)
+                if state is not None:
+                    self._expiry.renew(state)
+            return None
         self._let_go(upload)
-        return False
+        if fits:
+            return upload.complete()
+        transaction.unstage(upload.number)
+        return upload.queued
 
     def _is_early(self, upload: Upload) -> bool:
-        """Whether the next piece of a large append had better wait: the store is behind, and there was one lately."""
+        """Whether the next piece of a large body had better wait: the store is behind, and there was one lately."""
         now_s = asyncio.get_running_loop().time()
         return not upload.written and self._store.behind and now_s < self._next_piece_s
 
     def _let_go(self, upload: Upload) -> None:
-        """What waited for a large append goes on."""
+        """What waited for a large body goes on."""
         self._queue.extendleft(reversed(upload.held))
         self._upload = None
 
-    def _decide(self, command: Command, transaction: Transaction, now: Instant) -> Decision:
-        """What the rules say, and the limits."""
-        decision = self._judge(command, transaction, now)
+    def _decide(self, command: Command, transaction: Transaction, now: Instant, number: int | None = None) -> Decision:
+        """What the rules say, and the limits; with the number of a stream that is to be created, if that is fixed."""
+        decision = self._judge(command, transaction, now, number)
         too_much = self._usage.refusal(command.path, decision.records, transaction)
         return decision if too_much is None else Decision(too_much)
 
-    def _judge(self, command: Command, transaction: Transaction, now: Instant) -> Decision:
+    def _judge(self, command: Command, transaction: Transaction, now: Instant, number: int | None) -> Decision:
         target = self._expiry.view(transaction.state(command.path), now)
         if isinstance(command, Append):
             stamp, state = command.producer, target.state
@@ -364,7 +365,7 @@ class Committer:
                 return decision if too_many is None else Decision(too_many)
             return decision
         if isinstance(command, Create):
-            situation = Situation(now, target, next_number=transaction.next_number())
+            situation = Situation(now, target, next_number=number or transaction.next_number())
             if command.fork is not None:
                 source = self._expiry.view(transaction.state(command.fork.source_path), now)
                 situation = replace(situation, source=source)
@@ -381,6 +382,10 @@ def _paths(batch: list[Queued], upload: Upload | None) -> list[str]:
         if isinstance(queued.command, Create) and queued.command.fork is not None:
             paths.add(queued.command.fork.source_path)
     return list(paths)
+
+
+def _numbers(changes: list[Change]) -> set[int]:
+    return {change.record.number for change in changes}
 
 
 def _path_of(command: Command, record: Record) -> str:

@@ -127,18 +127,22 @@ class Transaction(Protocol):
         """The creation number for the next stream: larger than every number used before."""
         ...
 
+    def use_number(self) -> None:
+        """Use the next number up, for a stream whose first bytes are to be staged before it is created."""
+        ...
+
     def write(self, path: str, record: Record) -> Change:
         """Make one transition of the stream at ``path``."""
         ...
 
     def stage(self, number: int, position: int, data: bytes, time_ms: int) -> None:
-        """Write a piece of a large body ahead of the `Addition` that will bring it.
+        """Write a piece of a large body ahead of the record, an `Addition` or a `Creation`, that will bring it.
 
         So that nobody waits for all of the body, it comes in pieces, a transaction each. Nobody can read them until the
-        `Addition`, alone in its transaction, makes them part of the stream; a crash before that discards them.
+        record, alone in its transaction, makes them part of the stream; a crash before that discards them.
 
         Args:
-            number: the stream; nobody may add to it in between.
+            number: the stream; nobody may add to it in between, nor create another at its path before it is there.
             position: the stream's tail for the first piece, then where the piece before ended.
             data: the piece.
             time_ms: now.
@@ -146,14 +150,14 @@ class Transaction(Protocol):
         ...
 
     def date(self, number: int, start: int, end: int, time_ms: int) -> None:
-        """Say of some of what is staged, ahead of the `Addition`, which ``time_ms`` that will have.
+        """Say of some of what is staged, ahead of the record, which ``time_ms`` that will have.
 
-        The `Addition` sets right whatever does not say so yet: of a large body that is too much at once.
+        The record sets right whatever does not say so yet: of a large body that is too much at once.
         """
         ...
 
     def unstage(self, number: int) -> None:
-        """Discard the pieces written for a stream: their `Addition` will not come."""
+        """Discard the pieces written for a stream: their record will not come."""
         ...
 
 

@@ -75,6 +75,7 @@ class MemoryStore:
         yield transaction
         for change in transaction.changes:
             self._make(change)
+        self._last_number = transaction.next_number() - 1
 
     def read_cached(self, number: int, start: int, end: int) -> bytes:
         first, data = self._bytes.get(number, (0, bytearray()))
@@ -122,7 +123,6 @@ class MemoryStore:
         else:
             self._states[path] = after
         if isinstance(record, Creation):
-            self._last_number = record.number
             self._bytes[record.number] = (record.position, bytearray(record.data))
             self._runs[record.number] = [(len(record.data), record.time_ms)] if record.data else []
         elif isinstance(record, Addition):

@@ -100,6 +100,9 @@ class StagedTransaction:
     def next_number(self) -> int:
         return self._number + 1
 
+    def use_number(self) -> None:
+        self._number += 1
+
     def write(self, path: str, record: Record) -> Change:
         before = self.state(path)
         after = apply(before, record)
@@ -112,7 +115,7 @@ class StagedTransaction:
                 self._producers[record.number, stamp.id] = Producer(stamp.epoch, stamp.seq)
         elif isinstance(record, Creation):
             self._count(record.data)
-            self._number = record.number
+            self._number = max(self._number, record.number)
         elif isinstance(record, Reference) and record.delta < 0:
             self._released.add(record.fork)
         change = Change(path, record, before, after)

@@ -93,11 +93,15 @@ async def execute(store: Store, *commands: Command, now: Instant = NOW, renewed_
 
 
 def write(
-    transaction: Transaction, command: Command, now: Instant = NOW, renewed_ms: int = NOW.monotonic_ms
+    transaction: Transaction,
+    command: Command,
+    now: Instant = NOW,
+    renewed_ms: int = NOW.monotonic_ms,
+    number: int | None = None,
 ) -> Outcome:
-    """Decide one command inside a transaction and write what follows."""
+    """Decide one command inside a transaction and write what follows; ``number`` was used up for what it creates."""
     target = view(transaction.state(command.path), now, renewed_ms)
-    situation = Situation(now, target, next_number=transaction.next_number())
+    situation = Situation(now, target, next_number=number or transaction.next_number())
     request = _fork_of(command)
     if request is not None:
         situation = replace(situation, source=view(transaction.state(request.source_path), now, renewed_ms))

@@ -28,9 +28,7 @@ from unbroken.protocol.producers import Producer, ProducerStamp
 from unbroken.protocol.stream import StreamState
 from unbroken.store.base import Due, Hold
 from unbroken.testing.store_bench import (
-    NOW,
     Bench,
-    StoreHooks,
     append,
     create,
     execute,
@@ -39,11 +37,12 @@ from unbroken.testing.store_bench import (
     settle,
     write,
 )
+from unbroken.testing.store_pieces import PieceTests
 
 __all__ = ["StoreSuite"]
 
 
-class _Tests(StoreHooks):
+class _Tests(PieceTests):
     @pytest.fixture(params=["nothing", "housekeeping", "restart", "crash"])
     def bench(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
         """A bench, and a check of its stores after the test."""
@@ -421,73 +420,6 @@ class _Tests(StoreHooks):
                     assert await bench.store.find_time(number, end, time_ms) == expected
 
     # --- large bodies, in pieces --------------------------------------------------------------------------------------
-
-    async def test_a_body_in_pieces_is_there_only_when_its_record_is(self, bench: Bench) -> None:
-        body = bytes(range(256)) * (self.large_bytes // 256 + 1)
-        async with bench:
-            await bench.done(create("/a", b"before"), create("/b"))
-            state = bench.state("/a")
-            third = len(body) // 3 + 1
-            for start in range(0, len(body), third):
-                async with bench.store.transaction(["/a", "/b"]) as transaction:
-                    piece = body[start : start + third]
-                    transaction.stage(state.number, state.tail + start, piece, 0)
-                    write(transaction, append("/b", b"beside"))
-                assert bench.state("/a") == state
-                assert await bench.data("/a") == b"before"
-                await settle(bench.store)
-            await bench.done(append("/a", body))
-            assert await bench.data("/a") == b"before" + body
-            await bench.done(append("/a", b"after"))
-            assert await bench.data("/a") == b"before" + body + b"after"
-            assert await bench.data("/b") == b"beside" * 3
-
-    @pytest.mark.parametrize("dated", ["none of it", "some of it", "otherwise", "all of it"])
-    async def test_a_body_in_pieces_has_the_time_of_its_record(self, bench: Bench, dated: str) -> None:
-        """Whatever was said ahead."""
-        body = bytes(self.large_bytes * 3)
-        async with bench:
-            await bench.done(create("/a", b"before"))
-            state = bench.state("/a")
-            for start in range(0, len(body), self.large_bytes):
-                async with bench.store.transaction(["/a"]) as transaction:
-                    piece = body[start : start + self.large_bytes]
-                    transaction.stage(state.number, state.tail + start, piece, NOW.wall_ms + start)
-            async with bench.store.transaction(["/a"]) as transaction:
-                end = state.tail + (self.large_bytes if dated == "some of it" else len(body))
-                if dated != "none of it":
-                    time_ms = NOW.wall_ms + (5 if dated == "otherwise" else 7)
-                    transaction.date(state.number, state.tail, end, time_ms)
-            moment = Instant(NOW.wall_ms + 7, NOW.monotonic_ms)
-            await execute(bench.store, append("/a", body), now=moment)
-            await settle(bench.store)
-            end = state.tail + len(body)
-            assert await bench.store.find_time(state.number, end, NOW.wall_ms + 7) == state.tail
-            assert await bench.store.find_time(state.number, end, NOW.wall_ms + 8) == end
-
-    @pytest.mark.parametrize("end", ["nothing", "unstage", "delete", "delete softly", "replace"])
-    async def test_pieces_without_a_record_leave_nothing(self, bench: Bench, end: str) -> None:
-        """Whether the process died before it came, or it was given up because the stream had gone."""
-        async with bench:
-            await bench.done(create("/a", b"before"), create("/b"))
-            state = bench.state("/a")
-            if end == "delete softly":
-                await bench.done(fork("/fork", state))
-            async with bench.store.transaction(["/a"]) as transaction:
-                transaction.stage(state.number, state.tail, bytes(self.large_bytes), 0)
-            if end == "nothing":
-                await bench.crash()
-            elif end != "unstage":
-                await bench.done(Delete("/a"))
-            if end == "replace":
-                await bench.done(create("/a", b"before"))
-            async with bench.store.transaction(["/a"]) as transaction:
-                transaction.unstage(state.number)
-            await bench.done(append("/b", b"x"))
-            if end in ("nothing", "unstage", "replace"):
-                await bench.done(append("/a", b"after"))
-                assert await bench.data("/a") == b"beforeafter"
-            await bench.done(append("/b", b"x"))
 
     # --- how much there is --------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import apsw
 import msgspec
 
-from unbroken.protocol.stream import Addition, Record
+from unbroken.protocol.stream import Addition, Creation, Record
 from unbroken.store.base import Change
 from unbroken.store.sqlite.chunks import write_chunks
 from unbroken.store.sqlite.schema import rows
@@ -54,15 +54,17 @@ class Staging:
 
     def has(self, changes: list[Change]) -> bool:
         """Whether this is the one change whose bytes are there already."""
-        return len(changes) == 1 and isinstance(changes[0].record, Addition) and changes[0].record.number in self._ends
+        if len(changes) != 1 or not isinstance(record := changes[0].record, Addition | Creation):
+            return False
+        return record.number in self._ends
 
-    def complete(self, db: apsw.Connection, record: Record) -> Addition:
+    def complete(self, db: apsw.Connection, record: Record) -> Addition | Creation:
         """Make the pieces part of their stream, in the transaction that writes the record.
 
         Returns:
             The record without its bytes.
         """
-        assert isinstance(record, Addition)
+        assert isinstance(record, Addition | Creation)
         start, end = self._ends.pop(record.number)
         assert (start, end) == (record.position, record.position + len(record.data)), "the record brings all pieces"
         db.execute("DELETE FROM staging WHERE stream = ?", (record.number,))

@@ -303,6 +303,7 @@ class SqliteStore:
             await self._commit(transaction)
         elif transaction.pieces or transaction.dated:
             await self._stage(transaction)
+        self._last_number = transaction.next_number() - 1
 
     async def _stage(self, transaction: StagedTransaction) -> None:
         """Write pieces of large bodies, and nothing else: the journal has no row of it."""
@@ -311,7 +312,7 @@ class SqliteStore:
         with self._writing():
             self._begin()
             folded = self._write_pieces(transaction)
-            await self._finish(folded, self._journal_id, self._last_number)
+            await self._finish(folded, self._journal_id, transaction.next_number() - 1)
         self._drop(folded)
         await self._checkpointer.after_commit(self._log_pages)
 
@@ -337,7 +338,6 @@ class SqliteStore:
         self._hidden.clear()
         self._journal_id = journal_id
         self._drop(folded)
-        self._last_number = transaction.next_number() - 1
         self._producer_counts.grow(transaction.newcomers)
         for change in changes:
             record, after = change.record, change.after
