@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from unbroken.engine.engine import Engine
 from unbroken.errors import InvalidHeader, MethodNotAllowed, StreamNotFound, Unavailable, UnbrokenError
 from unbroken.measures import Metric
-from unbroken.protocol.commands import Append, Appended, Create, Created, Delete, ForkRequest, Outcome
+from unbroken.protocol.commands import Append, Appended, Command, Create, Created, Delete, ForkRequest, Outcome
 from unbroken.protocol.content import make_content
 from unbroken.protocol.headers import (
     ALLOWED_METHODS,
@@ -54,6 +54,7 @@ __all__ = ["App"]
 _log = logging.getLogger("unbroken.server")
 _SUB_OFFSET_MAX = 10**15
 _SMALL_BYTES = 16 * 1024
+_FORK_FIELDS = frozenset((b"stream-forked-from", b"stream-fork-offset", b"stream-fork-sub-offset"))
 
 
 class App:
@@ -131,25 +132,26 @@ class App:
             response = self._refusal(request, error)
         return self._finished(request, response)
 
-    def handle_append(self, request: Request, answer: Callable[[Response], None]) -> bool:
-        """Answer an append whose body has arrived and is small, without a task: see `Engine.submit`.
+    def handle_write(self, request: Request, answer: Callable[[Response], None]) -> bool:
+        """Answer an append, or a creation, whose body has arrived and is small, without a task: see `Engine.submit`.
 
         It passes through the same steps as in `handle`. Where one of them may have to wait, so must `handle`.
 
         Args:
-            request: a POST.
+            request: a POST or a PUT.
             answer: called once with the response, now or later.
 
         Returns:
-            False if it is not such an append: `handle` it.
+            False if it is not such a request: `handle` it.
         """
         body = request.arrived
-        if body is None or len(body) > self._small_bytes:
+        if body is None or len(body) > self._small_bytes or not _FORK_FIELDS.isdisjoint(request.fields):
             return False
+        is_append = request.method == "POST"
 
         def told(outcome: Outcome) -> None:
             try:
-                response = _appended(outcome, body)
+                response = _appended(outcome, body) if is_append else self._created(request, path, outcome)
             except Exception as error:
                 response = self._refusal(request, error)
             answer(self._finished(request, response))
@@ -159,8 +161,15 @@ class App:
             path = self._admit(request)
             if path.startswith("/-/") or not (self.access is None or self.access.check_now(request, path)):
                 return False
-            self._pay(request, len(body))
-            self.engine.submit(_append_command(request.fields, path, body), told)
+            command: Command
+            if is_append:
+                self._pay(request, len(body))
+                command = _append_command(request.fields, path, body)
+            else:
+                command = _create_command(request.fields, path)
+                self._pay(request, len(body))
+                command = replace(command, content=make_content(body, command.content_type))
+            self.engine.submit(command, told)
         except Exception as error:
             answer(self._finished(request, self._refusal(request, error)))
         return True
@@ -235,19 +244,19 @@ class App:
         raise MethodNotAllowed(ALLOWED_METHODS)
 
     async def _create(self, request: Request, path: str) -> Response:
-        fields = request.fields
-        content_type = parse_content_type(fields)
-        lifetime = parse_lifetime(fields)
+        command = _create_command(request.fields, path)
         fork = await self._fork_request(request)
         self._pay(request)
         with await self._bodies.read(request) as body:
             self._pay_bytes(request, len(body))
-            body_type = content_type
-            if fork is not None and content_type is None:
+            body_type = command.content_type
+            if fork is not None and body_type is None:
                 body_type = self.engine.inherited_type(fork)
             content = await self.engine.prepare(body, body_type)
-            closed = is_true(fields, b"stream-closed")
-            outcome = await self.engine.execute(Create(path, content_type, lifetime, closed, content, fork))
+            outcome = await self.engine.execute(replace(command, content=content, fork=fork))
+        return self._created(request, path, outcome)
+
+    def _created(self, request: Request, path: str, outcome: Outcome) -> Response:
         if isinstance(outcome, UnbrokenError):
             raise outcome
         assert isinstance(outcome, Created)
@@ -326,6 +335,16 @@ class App:
         if state.lifetime.expires_at_ms is not None:
             headers.append((b"stream-expires-at", format_time(state.lifetime.expires_at_ms).encode()))
         return Response(200, headers)
+
+
+def _create_command(fields: Fields, path: str) -> Create:
+    """What the headers ask for; content and fork are not among it.
+
+    Raises:
+        InvalidHeader: one is malformed.
+    """
+    content_type, lifetime = parse_content_type(fields), parse_lifetime(fields)
+    return Create(path, content_type, lifetime, is_true(fields, b"stream-closed"))
 
 
 def _append_command(fields: Fields, path: str, body: bytes) -> Append:

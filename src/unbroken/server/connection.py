@@ -4,10 +4,11 @@ Whoever connects has to send a head in time, and the next one before long; an an
 What a client sends ahead, before it has its answers, is not read further than the first request that has to wait. Where
 nothing is read, that the client has gone shows nowhere: then the socket is asked for it now and then.
 
-A POST whose body comes in one packet with its head, as small appends do, is answered past ASGI: taking a body and a
-short answer through its messages cost more than deciding and storing them. So is a GET, of a page or live: to wake a
-task for each event, and have it send a message, costs several times what the event itself does. Whatever is out of the
-ordinary (a body that is still to come, an upgrade, a request before it that is not answered yet) goes uvicorn's way.
+A POST or a PUT whose body comes in one packet with its head, as small appends do, is answered past ASGI: taking a body
+and a short answer through its messages cost more than deciding and storing them. So is a GET, of a page or live: to
+wake a task for each event, and have it send a message, costs several times what the event itself does. Whatever is out
+of the ordinary (a body that is still to come, an upgrade, a request before it that is not answered yet) goes uvicorn's
+way.
 """
 
 from __future__ import annotations
@@ -232,7 +233,7 @@ class Connection(HttpToolsProtocol):
             return False
         method = parser.get_method()
         return (
-            (method == b"POST" or (method == b"GET" and not self.url.startswith(b"/-")))
+            (method in (b"POST", b"PUT") or (method == b"GET" and not self.url.startswith(b"/-")))
             and self._app is not None
             and (_UNUSUAL.isdisjoint(fields) or _is_merely_forwarded(fields))
             and self.url.startswith(b"/")
@@ -283,7 +284,7 @@ class Connection(HttpToolsProtocol):
         exchange = self._exchange
         exchange.response_complete = False
         self.cycle = self._running = exchange  # type: ignore[assignment]
-        if method == "GET" or not self._app.handle_append(request, exchange.send):
+        if method == "GET" or not self._app.handle_write(request, exchange.send):
             exchange.run(self._app, request)
 
     def _release(self) -> None:
