@@ -9,6 +9,7 @@ a JSON array by replacing separators with commas. Messages are never re-serialis
 from __future__ import annotations
 
 import codecs
+import io
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -144,7 +145,23 @@ def frame_json(body: bytes) -> bytes:
         for message in messages:
             if memoryview(message).nbytes > 2 * JSON_DEPTH_MAX:
                 _check_depth(message)
-    return SEPARATOR.join((*messages, b""))
+    return SEPARATOR.join((*messages, b"")) if len(body) <= _ONE_CALL_BYTES_MAX else _join_in_steps(messages)
+
+
+def _join_in_steps(messages: Sequence[Message]) -> bytes:
+    """The same in calls of a MiB, or one message, each."""
+    framed = io.BytesIO()
+    step: list[Message] = []
+    step_bytes = 0
+    for message in messages:
+        step.append(message)
+        step_bytes += memoryview(message).nbytes
+        if step_bytes > _ONE_CALL_BYTES_MAX:
+            framed.write(SEPARATOR.join((*step, b"")))
+            step.clear()
+            step_bytes = 0
+    framed.write(SEPARATOR.join((*step, b"")))
+    return framed.getvalue()
 
 
 def split_json(body: bytes) -> list[bytes]:
@@ -199,6 +216,12 @@ def _messages(text: bytes) -> list[msgspec.Raw]:
     return _array_decoder.decode(text) if text.startswith(b"[") else [_value_decoder.decode(text)]
 
 
+def _has_surrogates(body: bytes) -> bool:
+    """Whether there may be escapes of surrogates in it, looked for in slices."""
+    slices = (body[start : start + _SLICE_BYTES + 2] for start in range(0, len(body), _SLICE_BYTES))
+    return any(rb"\ud" in part or rb"\uD" in part for part in slices)
+
+
 def _without_surrogates(body: bytes) -> bytes:
     """A text of the same length with other escapes in the place of surrogates.
 
@@ -217,7 +240,7 @@ def _split_in_steps(body: bytes) -> Sequence[Message]:
     """The messages of a large body, each found in a call of its own."""
     if not body.startswith(b"[") or _EMPTY_ARRAY.fullmatch(body):
         return _split(body)
-    view = memoryview(_without_surrogates(body))
+    view = memoryview(_without_surrogates(body) if _has_surrogates(body) else body)
     messages: list[bytes] = []
     position = 1
     while True:
