@@ -156,8 +156,8 @@ async def read_page(store: Store, state: StreamState, start: int, limit_bytes: i
     if page is not None:
         return page
     async with turns:
-        data += await _rest_of_message(store, state, end)
-    return Page(state, start, start - lead + len(data), data[lead:])
+        data = await _whole_message(store, state, end, memoryview(data)[lead:])
+    return Page(state, start, start + len(data), data)
 
 
 def _lead(state: StreamState, start: int) -> int:
@@ -175,12 +175,18 @@ def _cut(state: StreamState, start: int, lead: int, data: bytes) -> Page | None:
     return Page(state, start, start - lead + cut, data[lead:cut]) if cut else None
 
 
-async def _rest_of_message(store: Store, state: StreamState, start: int) -> bytes:
-    """What is left of a message that is larger than a page, its separator included.
+async def _whole_message(store: Store, state: StreamState, start: int, begun: memoryview) -> bytes:
+    """A message that is larger than a page, its separator included.
 
     Whoever asks for pages of one byte does not decide by how much it is read: a message may have 64 MiB.
+
+    Args:
+        store: where from.
+        state: its stream.
+        start: where to read on.
+        begun: what comes before that.
     """
-    parts: list[bytes] = []
+    parts: list[bytes | memoryview] = [begun]
     for step_bytes in _steps():
         part = await _read(store, state, start, min(start + step_bytes, state.tail))
         if (found := part.find(SEPARATOR)) >= 0:
