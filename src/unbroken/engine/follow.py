@@ -11,14 +11,17 @@ what happens while they have their turns wakes them only once more.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from functools import partial
+from time import perf_counter
 
 __all__ = ["FrameCache", "Waiters", "resolve"]
 
 _TURNS = 128
 """So many have their turn before others of the event loop do: they take about a millisecond."""
+_TURNS_S = 0.002
+"""And no more than fit into this, since some are sent large pages."""
 
 
 class Waiters:
@@ -27,7 +30,7 @@ class Waiters:
     def __init__(self) -> None:
         self._listeners: dict[int, dict[Callable[[], None], None]] = {}
         self._woken: dict[int, None] = {}
-        self._turns: list[Callable[[], None]] = []
+        self._turns: deque[Callable[[], None]] = deque()
         self._soon: asyncio.Handle | None = None
 
     def add(self, number: int, listener: Callable[[], None]) -> None:
@@ -88,11 +91,13 @@ class Waiters:
             number = next(iter(self._woken))
             del self._woken[number]
             self._turns += self._listeners.get(number, ())
-        turns = self._turns[:_TURNS]
-        del self._turns[:_TURNS]
-        for listener in turns:
-            listener()
-        return bool(self._turns or self._woken)
+        turns = self._turns
+        end_s = perf_counter() + _TURNS_S
+        for _ in range(min(_TURNS, len(turns))):
+            turns.popleft()()
+            if perf_counter() > end_s:
+                break
+        return bool(turns or self._woken)
 
     def __len__(self) -> int:
         return sum(len(listeners) for listeners in self._listeners.values())

@@ -111,12 +111,13 @@ class Events(LiveBody):
         self._error: UnbrokenError | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._entered = ExitStack()
+        self._on_news: Callable[[], None] = lambda: None
 
     def begin(self, on_news: Callable[[], None]) -> None:
         self._on_news = on_news
         enter = self._entered.enter_context
         enter(self._follower)
-        self._permit = enter(self._lease(self._tell))
+        self._permit = enter(self._lease(on_news))
         enter(self._counted)
         self._follower.listen(on_news)
         self._entered.callback(self._follower.unlisten, on_news)
@@ -185,7 +186,7 @@ class Events(LiveBody):
 
     def stop(self) -> None:
         self._follower.stop()
-        self._tell()
+        self._on_news()
 
     def close(self) -> None:
         self._page = None
@@ -195,9 +196,6 @@ class Events(LiveBody):
         self._entered.close()
         if self.on_close is not None:
             self.on_close()
-
-    def _tell(self) -> None:
-        self._on_news()
 
     def _start_timer(self) -> None:
         """For the next heartbeat or the end, whichever is first.
@@ -213,6 +211,6 @@ class Events(LiveBody):
     def _on_timer(self) -> None:
         now_s = self._clock()
         if now_s >= self._end_s or now_s - self._sent_s >= self._heartbeat_s:
-            self._tell()
+            self._on_news()
         if self._timer is not None:
             self._start_timer()
