@@ -18,7 +18,7 @@ import msgspec
 __all__ = ["Batches", "Beside", "Written"]
 
 _FILE_BYTES = 64 * 1024 * 1024
-_BURST_BYTES = 2 * 1024 * 1024
+_BURST_BYTES = 512 * 1024
 
 
 class Batches(msgspec.Struct, tag="batches"):
@@ -36,7 +36,7 @@ class Beside(msgspec.Struct, tag="beside"):
         seconds: how long.
         batches: writes to the log in this time.
         batch_bytes: of each.
-        database_bytes: in all, synced every 2 MiB.
+        database_bytes: in all, synced every 512 KiB.
     """
 
     directory: str

@@ -16,6 +16,7 @@ from benchmarks.load.base import (
     Target,
     clock,
     post_head,
+    put_head,
 )
 from benchmarks.load.requests import Requester, numbered
 
@@ -26,11 +27,19 @@ _SLICE_BYTES = 128 * 1024
 
 
 class Bodies(msgspec.Struct, tag="bodies"):
-    """Large bodies to one stream, one after the other, as long as there is time."""
+    """Large bodies, one after the other, as long as there is time.
+
+    Args:
+        path: of the stream that they are appended to, or, before a number, of streams that are created with them.
+        size_bytes: of each.
+        count: how many at most.
+        first: number of the first stream to be created; None if they are appended.
+    """
 
     path: str
     size_bytes: int
     count: int
+    first: int | None = None
 
 
 class Deletes(msgspec.Struct, tag="deletes"):
@@ -126,9 +135,9 @@ class _BodySender(Connection):
         super().__init__(port)
         self.done = 0
         self._meter = meter
-        self._count = bodies.count
-        self._request = memoryview(post_head(bodies.path, bodies.size_bytes) + b"." * bodies.size_bytes)
-        self._rest = self._request[:0]
+        self._bodies = bodies
+        self._body = memoryview(b"." * bodies.size_bytes)
+        self._rest = self._next = self._body[:0]
         self._waiting = False
 
     @property
@@ -137,21 +146,25 @@ class _BodySender(Connection):
 
     def start(self) -> None:
         self._waiting = True
-        self._rest = self._request
+        path, size_bytes, first = self._bodies.path, self._bodies.size_bytes, self._bodies.first
+        head = post_head(path, size_bytes) if first is None else put_head(f"{path}{first + self.done}", size_bytes)
+        self._rest, self._next = memoryview(head), self._body
         self.wait_for_room(wait=True)
 
     def on_ready(self) -> None:
         if self._rest:
             self._rest = self._rest[self.socket.send(self._rest[:_SLICE_BYTES]) :]
             if not self._rest:
+                self._rest, self._next = self._next, self._body[:0]
+            if not self._rest:
                 self.wait_for_room(wait=False)
             return
         answer = self.receive(4096)
-        if not answer.startswith((b"HTTP/1.1 204", b"HTTP/1.1 200")):
+        if not answer.startswith((b"HTTP/1.1 204", b"HTTP/1.1 200", b"HTTP/1.1 201")):
             raise RuntimeError(f"a large body was answered with {answer!r}")
         self._waiting = False
         self.done += 1
-        if self.done < self._count and not self._meter.stopping:
+        if self.done < self._bodies.count and not self._meter.stopping:
             self.start()
 
 

@@ -17,7 +17,18 @@ import msgspec
 
 from benchmarks.processes import usage
 
-__all__ = ["MARK_BYTES", "Connection", "Meter", "Observed", "Selector", "Target", "clock", "post_head", "quantile_ms"]
+__all__ = [
+    "MARK_BYTES",
+    "Connection",
+    "Meter",
+    "Observed",
+    "Selector",
+    "Target",
+    "clock",
+    "post_head",
+    "put_head",
+    "quantile_ms",
+]
 
 MARK_BYTES = 16
 _DRAIN_S = 60.0
@@ -225,6 +236,14 @@ class Selector:
 
 def post_head(path: str, size_bytes: int) -> bytes:
     """What comes before the body of an append."""
-    return (
-        f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: text/plain\r\ncontent-length: {size_bytes}\r\n\r\n"
-    ).encode()
+    return _head("POST", path, size_bytes)
+
+
+def put_head(path: str, size_bytes: int) -> bytes:
+    """What comes before the first bytes of a stream that is created with some."""
+    return _head("PUT", path, size_bytes)
+
+
+def _head(method: str, path: str, size_bytes: int) -> bytes:
+    fields = f"host: 127.0.0.1\r\ncontent-type: text/plain\r\ncontent-length: {size_bytes}\r\n\r\n"
+    return f"{method} {path} HTTP/1.1\r\n{fields}".encode()

@@ -49,6 +49,7 @@ _RAW = "raw files, the same writes"
 _STREAMS = 100
 _LARGE = _STREAMS
 """Number of the stream that gets the large bodies; those that are deleted follow."""
+_CREATED = f"{PREFIX}large-"
 
 
 class _State:
@@ -57,12 +58,14 @@ class _State:
     def __init__(self) -> None:
         self.acknowledged: list[int] = []
         self.bodies = 0
+        self.created_large = 0
         self.created = 0
         self.deleted: list[int] = []
 
 
 class Pauses(Scenario):
-    """Small appends: undisturbed, beside bodies of 64 MiB to another stream, and beside deletes of other streams.
+    """Small appends: undisturbed, beside bodies of 64 MiB to another stream, beside streams that are created with as
+    much, and beside deletes of other streams.
 
     What was written beside the bodies is then written to plain files in the same time: a log, synced for each commit,
     and a database. An append waits for two commits at most, the one that is under way and its own.
@@ -73,8 +76,9 @@ class Pauses(Scenario):
 
     name = "pauses"
     title = (
-        "Appends of 256 B, 64 connections, 100 streams: undisturbed, beside bodies of 64 MiB to another stream, "
-        f"and beside deletes of {_DELETES:,} streams of 4 KiB over {_DELETE_CONNECTIONS} connections"
+        "Appends of 256 B, 64 connections, 100 streams: undisturbed, beside bodies of 64 MiB to another stream, beside "
+        f"streams created with 64 MiB, and beside deletes of {_DELETES:,} streams of 4 KiB over {_DELETE_CONNECTIONS} "
+        "connections"
     )
     unit = "appends/s"
     contenders = (SQLITE,)
@@ -96,6 +100,9 @@ class Pauses(Scenario):
                 bodies = self._append(server, pace, state, Bodies(path_of(_LARGE), _BODY_BYTES, _BODIES_MAX))
                 state.bodies += bodies.beside
                 raw = _write_raw(directory, bodies, commit_sizes(directory, last_commit))
+                first_large = state.created_large
+                creations = self._append(server, pace, state, Bodies(_CREATED, _BODY_BYTES, _BODIES_MAX, first_large))
+                state.created_large += creations.beside
                 first = _LARGE + 1 + state.created
                 create_streams(server, first, _DELETES, _DELETED_BYTES)
                 state.created += _DELETES
@@ -107,6 +114,7 @@ class Pauses(Scenario):
                     contender.name: _pauses(alone),
                     BESIDE_BODIES: _pauses(bodies),
                     _RAW: raw,
+                    "beside creations with 64 MiB": _pauses(creations),
                     "beside deletes": _pauses(deletes),
                 }
 
@@ -114,6 +122,8 @@ class Pauses(Scenario):
             with Streams(server.port) as streams:
                 check_appends(streams, paths, self.size_bytes, state.acknowledged)
                 check_bytes(streams, path_of(_LARGE), state.bodies * _BODY_BYTES)
+                for number in range(state.created_large):
+                    check_bytes(streams, f"{_CREATED}{number}", _BODY_BYTES)
             created = range(_LARGE + 1, _LARGE + 1 + state.created)
             check_streams(server, state.deleted, None)
             check_streams(server, set(created).difference(state.deleted), _DELETED_BYTES)
