@@ -39,7 +39,7 @@ LAYERS: dict[str, set[str]] = {
 """What each part of the package may import besides itself: downwards only."""
 
 IMPURE = frozenset(
-    {"apsw", "asyncio", "concurrent", "httptools", "io", "logging", "multiprocessing", "os", "pathlib", "random"}
+    {"apsw", "asyncio", "concurrent", "httptools", "logging", "multiprocessing", "os", "pathlib", "random"}
     | {"secrets", "select", "selectors", "shutil", "signal", "socket", "sqlite3", "ssl", "subprocess", "tempfile"}
     | {"threading", "time", "uuid", "uvicorn", "uvloop"}
 )
