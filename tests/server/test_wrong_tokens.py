@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from pathlib import Path
 
@@ -108,3 +109,19 @@ def test_it_passes_and_costs_bounded_memory() -> None:
     for number in range(20_000):
         counted.note(f"2001:db8:{number:x}::1")
     assert len(counted._buckets) == 10_000
+
+
+def test_however_many_came_it_is_over_soon() -> None:
+    """Others may come from the same address, and most that came were refused unchecked."""
+    now_s = 0.0
+    counted = WrongTokens(2, Places(()), lambda: now_s)
+    for _ in range(100_000):
+        with contextlib.suppress(TooManyWrongTokens):
+            counted.note("192.0.2.1")
+    with pytest.raises(TooManyWrongTokens) as refused:
+        counted.check("192.0.2.1")
+    assert refused.value.retry_after_s == 6
+    now_s = 1.0
+    counted.check("192.0.2.1")
+    now_s = 6.0
+    counted.note("192.0.2.1")
