@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
-from socket import create_server
+from socket import create_connection, create_server
 
 import pytest
 import uvicorn
@@ -219,3 +219,17 @@ async def test_handshakes_that_never_end_give_way(tmp_path: Path, all_idle_give_
                 assert b"200 OK" in await _ask(address, made)
                 assert await silent.read_eof() == b""
             await until(lambda: len(app.app.crowd) == 0)
+
+
+async def test_who_does_not_say_goodbye_gives_way_at_once(tmp_path: Path, all_idle_give_way: None) -> None:
+    """A client that shook hands and is gone, or would rather stay."""
+    made = make_certificate(tmp_path)
+    context = ssl.create_default_context(cafile=str(made.chain))
+    async with _serving_tls(made, max_connections=1) as (address, app):
+        for _ in range(3):
+            with closing(create_connection(address)) as sock:
+                silent = await asyncio.to_thread(context.wrap_socket, sock, server_hostname="localhost")
+                with closing(silent):
+                    await until(lambda: len(app.app.crowd) == 1)
+                    assert b"200 OK" in await _ask(address, made)
+                    await until(lambda: len(app.app.crowd) == 0)

@@ -115,8 +115,11 @@ class Connection(HttpToolsProtocol):
 
     def give_way(self) -> None:
         """Somebody else has come to ask something."""
-        self.transport.close()
-        self._see_off()
+        if self.transport.get_write_buffer_size():
+            self.transport.close()
+            self._see_off()
+        else:
+            self.transport.abort()  # TLS would say goodbye, and wait half a minute for an answer to that
 
     def data_received(self, data: bytes) -> None:
         """Bytes arrived. What is not a body's data is overhead: head, chunk framing, trailers."""
