@@ -211,13 +211,16 @@ async def test_a_store_survives_a_start_on_a_full_disk(small_disk: Path, tmp_pat
     assert check(small_disk / "data") == []
 
 
-async def test_a_large_append_for_which_there_is_no_room_fails_alone(small_disk: Path) -> None:
-    """It is found out when most of it is written; small ones beside it succeed, before and after."""
+@pytest.mark.parametrize("creates", [False, True])
+async def test_a_large_body_for_which_there_is_no_room_fails_alone(small_disk: Path, creates: bool) -> None:
+    """It is found out when some of it is written; small ones beside it succeed, before and after."""
     async with Engine(SqliteStore(small_disk / "data")) as engine:
         for path in ("/big", "/small"):
             await engine.create(path)
-        occupy(small_disk, leave_bytes=28 * MIB)
-        big = asyncio.create_task(engine.append("/big", b"x" * (24 * MIB)))
+        occupy(small_disk, leave_bytes=36 * MIB)
+        body = b"x" * (24 * MIB)
+        bringing = engine.create("/new", data=body) if creates else engine.append("/big", body)
+        big = asyncio.ensure_future(bringing)
         count = 0
         while not big.done():
             await engine.append("/small", b"y")
@@ -228,4 +231,6 @@ async def test_a_large_append_for_which_there_is_no_room_fails_alone(small_disk:
         (small_disk / "other").unlink()
         await engine.append("/big", b"x" * (2 * MIB))
         assert engine.head("/big").tail == 2 * MIB
+        await engine.create("/new", data=b"x" * (2 * MIB))
+        assert engine.head("/new").tail == 2 * MIB
     assert check(small_disk / "data") == []

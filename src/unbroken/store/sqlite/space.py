@@ -46,7 +46,7 @@ class DiskSpace:
             self._full = self.free_bytes < self._reserve_bytes + self._reserve_bytes // 4 + left_bytes
         return self._full
 
-    def check(self, size_bytes: int, left_bytes: int, *, frees: bool) -> None:
+    def check(self, size_bytes: int, left_bytes: int, *, frees: bool = False, large: bool = False) -> None:
         """Refuse while nothing has been tried yet: that way a full disk needs no restart once there is room again.
 
         New bytes need room in the log and, until that starts over, in the database too; what came before them and is
@@ -56,6 +56,8 @@ class DiskSpace:
             size_bytes: what is to be written.
             left_bytes: see `full`.
             frees: nothing but deletions is to be written.
+            large: pieces of a large body are among it. They leave half of the reserve more, so that such a body fails
+                alone, and everybody else's small writes do not.
 
         Raises:
             StorageFull: there is no room for it.
@@ -66,7 +68,8 @@ class DiskSpace:
                 raise StorageFull("the disk is full; nothing was written")
             return
         self._full = self._full or free_bytes < self._reserve_bytes + left_bytes
-        if self.full(left_bytes) or free_bytes < self._reserve_bytes + 2 * size_bytes + left_bytes:
+        wanted_bytes = self._reserve_bytes + 2 * size_bytes + left_bytes + (self._reserve_bytes // 2 if large else 0)
+        if self.full(left_bytes) or free_bytes < wanted_bytes:
             raise StorageFull("the disk is almost full; nothing was written")
 
     @property

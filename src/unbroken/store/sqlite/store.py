@@ -308,7 +308,7 @@ class SqliteStore:
     async def _stage(self, transaction: StagedTransaction) -> None:
         """Write pieces of large bodies, and nothing else: the journal has no row of it."""
         new_bytes = sum(len(piece.data) for piece in transaction.pieces)
-        self._space.check(new_bytes, self._checkpointer.left_bytes, frees=False)
+        self._space.check(new_bytes, self._checkpointer.left_bytes, large=True)
         with self._writing():
             self._begin()
             folded = self._write_pieces(transaction)
@@ -323,7 +323,7 @@ class SqliteStore:
         new_bytes = sum(len(piece.data) for piece in transaction.pieces)
         new_bytes += 0 if written_ahead else transaction.size_bytes
         frees = not transaction.pieces and _frees(changes)
-        self._space.check(new_bytes, self._checkpointer.left_bytes, frees=frees)
+        self._space.check(new_bytes, self._checkpointer.left_bytes, frees=frees, large=bool(transaction.pieces))
         journal_id = self._journal_id + 1
         with self._writing():
             self._begin()
