@@ -450,6 +450,20 @@ async def test_append_while_the_first_page_is_read(way: dict[str, str]) -> None:
 
 
 @WAYS
+async def test_readers_that_come_at_once_keep_to_the_limit(way: dict[str, str]) -> None:
+    """Although none of them is one before its first page is there."""
+    async with _slow_site(settings=Settings(max_live_reads=2)) as (site, store), AsyncExitStack() as stack:
+        await site.create("/a", TEXT, b"x")
+        connections = [await stack.enter_async_context(site.connect()) for _ in range(5)]
+        for connection in connections:
+            await connection.send(encode_request("GET", "/a?offset=-1&live=sse", way))
+        await until(lambda: store.reading == 5)
+        store.go_on.set()
+        statuses = [(await connection.read_head()).status for connection in connections]
+        assert sorted(statuses) == [200, 200, 503, 503, 503]
+
+
+@WAYS
 async def test_client_gone_while_a_page_is_read(way: dict[str, str]) -> None:
     async with _slow_site() as (site, store):
         await site.create("/a", TEXT)

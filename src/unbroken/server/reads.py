@@ -177,6 +177,8 @@ class Reads:
             headers.append((b"stream-sse-data-encoding", b"base64"))
         # The first page comes before the head: only then can an offset inside a message still be refused.
         first = await follower.next(0)
+        # Others may have come while it was read.
+        self.live.check(request.principal)
         self._untaken.check(0 if first is None else len(first.data))
         batches = Batches(state, start, self.frames, self._cursor(query.cursor))
         lease, counted = partial(self._lease, request), self.live.one(request.principal)
