@@ -136,8 +136,8 @@ class Events(LiveBody):
 
     def _take(self) -> bytes:
         """What there is to send, and then what; the order is that of importance."""
-        if self._permit.over:
-            self.then = Then.END
+        self.then = Then.END
+        if self._permit.over or (self._follower.ended and self._page is None):
             return self._batches.farewell()
         page = self._next_page()
         if page is None:
@@ -146,9 +146,6 @@ class Events(LiveBody):
         now_s = self._clock()
         if page.data or page.closed or self._page is page:
             return self._batch(page, now_s)
-        self.then = Then.END
-        if self._follower.ended:
-            return self._batches.farewell()
         if now_s >= self._end_s:
             return b""
         self.then = Then.WAIT
