@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.engine.helpers import until
 from unbroken import errors
 from unbroken.engine import Engine
 from unbroken.protocol.offsets import Offset
@@ -29,6 +33,24 @@ class CountingStore(MemoryStore):
         return super().read_cached(number, start, end)
 
 
+class HeldStore(MemoryStore):
+    """A store of which each task gets its first page at once, and the rest when it is told to go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = asyncio.Event()
+        self.readers: set[asyncio.Task[object] | None] = set()
+
+    async def read(self, number: int, start: int, end: int) -> bytes:
+        if (reader := asyncio.current_task()) in self.readers:
+            await self.go_on.wait()
+        self.readers.add(reader)
+        return super().read_cached(number, start, end)
+
+    def read_cached(self, number: int, start: int, end: int) -> None:  # type: ignore[override]
+        return None
+
+
 def _message(size_bytes: int) -> bytes:
     return b'"' + b"x" * (size_bytes - 2) + b'"'
 
@@ -42,6 +64,24 @@ async def test_tiny_pages_of_a_large_message_take_few_reads() -> None:
             store.reads = 0
             assert (await read).messages == [message]
             assert store.reads < 20
+
+
+@pytest.mark.parametrize("way", ["forward", "back"])
+async def test_those_who_wait_for_a_large_message_hold_nothing(way: str) -> None:
+    """Few are served at a time, and thousands may come."""
+    store, message = HeldStore(), _message(3 * MEBIBYTE // 2)
+    async with Engine(store) as engine, asyncio.TaskGroup() as group:
+        await engine.create("/a", content_type=JSON, data=message)
+        tracemalloc.start()
+        read = engine.read if way == "forward" else engine.read_before
+        reads = [group.create_task(read("/a")) for _ in range(30)]
+        await until(lambda: len(store.readers) == len(reads))
+        held_bytes = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        store.go_on.set()
+        for one in reads:
+            assert (await one).messages == [message]
+    assert held_bytes < 5 * MEBIBYTE
 
 
 async def test_fork_before_a_large_message_reads_none_of_it() -> None:

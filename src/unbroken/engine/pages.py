@@ -155,8 +155,9 @@ async def read_page(store: Store, state: StreamState, start: int, limit_bytes: i
     page = _cut(state, start, lead, data)
     if page is not None:
         return page
+    del data  # thousands may wait, each with as much as a page
     async with turns:
-        data = await _whole_message(store, state, end, memoryview(data)[lead:])
+        data = await _whole_message(store, state, start, end)
     return Page(state, start, start + len(data), data)
 
 
@@ -175,7 +176,7 @@ def _cut(state: StreamState, start: int, lead: int, data: bytes) -> Page | None:
     return Page(state, start, start - lead + cut, data[lead:cut]) if cut else None
 
 
-async def _whole_message(store: Store, state: StreamState, start: int, begun: memoryview) -> bytes:
+async def _whole_message(store: Store, state: StreamState, start: int, end: int) -> bytes:
     """A message that is larger than a page, its separator included.
 
     Whoever asks for pages of one byte does not decide by how much it is read: a message may have 64 MiB.
@@ -183,17 +184,17 @@ async def _whole_message(store: Store, state: StreamState, start: int, begun: me
     Args:
         store: where from.
         state: its stream.
-        start: where to read on.
-        begun: what comes before that.
+        start: where it begins.
+        end: where the page ended that it did not fit into.
     """
-    parts: list[bytes | memoryview] = [begun]
+    parts = [await _read(store, state, start, end)]
     for step_bytes in _steps():
-        part = await _read(store, state, start, min(start + step_bytes, state.tail))
+        part = await _read(store, state, end, min(end + step_bytes, state.tail))
         if (found := part.find(SEPARATOR)) >= 0:
             parts.append(part[: found + 1])
             break
         parts.append(part)
-        start += len(part)
+        end += len(part)
     return b"".join(parts)
 
 
@@ -237,21 +238,28 @@ async def read_page_before(
         if cut:
             data = data[cut:]
         else:
+            del data  # see `read_page`
             async with turns:
-                data = await _beginning_of_message(store, state, start - lead) + data
+                data = await _message_before(store, state, start - lead, end)
     return Page(state, end - len(data), end, data)
 
 
-async def _beginning_of_message(store: Store, state: StreamState, end: int) -> bytes:
-    """What comes before ``end`` of a message that is larger than a page."""
-    parts: list[bytes] = []
+async def _message_before(store: Store, state: StreamState, start: int, end: int) -> bytes:
+    """A message that is larger than a page, its separator included.
+
+    Args:
+        store: where from.
+        state: its stream.
+        start: where the page began that it did not fit into.
+        end: where it ends.
+    """
+    parts = [await _read(store, state, start, end)]
     for step_bytes in _steps():
-        start = max(0, end - step_bytes)
+        end, start = start, max(0, start - step_bytes)
         part = await _read(store, state, start, end)
         found = part.rfind(SEPARATOR)
         parts.append(part[found + 1 :])
-        end = start
-        if found >= 0 or not end:
+        if found >= 0 or not start:
             break
     return b"".join(reversed(parts))
 
