@@ -84,7 +84,8 @@ class Checkpointer:
     @property
     def behind(self) -> bool:
         """Whether so much is to be copied, or the log so long, that what can wait had better not be written now."""
-        return self._log_pages > _PAGES_MAX or self._log_pages - self._copied_pages > _PAGES_BEHIND
+        left_pages = self._log_pages - self._copied_pages
+        return left_pages > (_PAGES_BEHIND if self._log_pages <= _PAGES_MAX else 0)
 
     async def stop(self) -> None:
         """Wait for a checkpoint under way."""
