@@ -6,12 +6,12 @@ base      where loads go, how they are counted, connections
 append    small appends, and large bodies or deletes beside them
 requests  streams created, streams looked at
 read      catch-up reads
-fan_out   one writer, many SSE readers
+fan_out   SSE readers: many with one writer, or each with one of its own
 """
 
 from benchmarks.load.append import AppendLoad, Bodies, Deletes
 from benchmarks.load.base import MARK_BYTES, Observed, Target, quantile_ms
-from benchmarks.load.fan_out import FanOutLoad
+from benchmarks.load.fan_out import ChatsLoad, FanOutLoad
 from benchmarks.load.read import ReadLoad
 from benchmarks.load.requests import CheckLoad, CreateLoad
 
@@ -19,6 +19,7 @@ __all__ = [
     "MARK_BYTES",
     "AppendLoad",
     "Bodies",
+    "ChatsLoad",
     "CheckLoad",
     "CreateLoad",
     "Deletes",
@@ -30,4 +31,4 @@ __all__ = [
     "quantile_ms",
 ]
 
-Load = AppendLoad | CreateLoad | CheckLoad | ReadLoad | FanOutLoad
+Load = AppendLoad | CreateLoad | CheckLoad | ReadLoad | FanOutLoad | ChatsLoad

@@ -7,9 +7,9 @@ import sys
 
 import msgspec
 
-from benchmarks.load import AppendLoad, CheckLoad, CreateLoad, Load, Observed, ReadLoad
+from benchmarks.load import AppendLoad, ChatsLoad, CheckLoad, CreateLoad, Load, Observed, ReadLoad
 from benchmarks.load.append import append
-from benchmarks.load.fan_out import fan_out
+from benchmarks.load.fan_out import chats, fan_out
 from benchmarks.load.read import read
 from benchmarks.load.requests import check, create
 
@@ -22,6 +22,8 @@ def generate(load: Load) -> Observed:
         return create(load)
     if isinstance(load, CheckLoad):
         return check(load)
+    if isinstance(load, ChatsLoad):
+        return chats(load)
     return read(load) if isinstance(load, ReadLoad) else fan_out(load)
 
 

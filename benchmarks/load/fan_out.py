@@ -1,4 +1,4 @@
-"""One writer, many SSE readers."""
+"""One writer, many SSE readers; or many of both, each reader with a writer of its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 from benchmarks.load.base import MARK_BYTES, Connection, Meter, Observed, Selector, Target, clock, post_head
 
-__all__ = ["FanOutLoad", "fan_out"]
+__all__ = ["ChatsLoad", "FanOutLoad", "chats", "fan_out"]
 
 _MARK = re.compile(rb"<(\d{14})>")
 _EVENTS_BYTES = 65_536
@@ -30,6 +30,21 @@ class FanOutLoad(msgspec.Struct, tag="fan-out"):
     readers: int
     size_bytes: int
     wait: bool
+
+
+class ChatsLoad(msgspec.Struct, tag="chats"):
+    """Conversations: to each stream one writer appends, and one SSE reader follows it. The next append comes when the
+    last was acknowledged and received.
+
+    Args:
+        target: see there.
+        paths: the streams.
+        size_bytes: of each append.
+    """
+
+    target: Target
+    paths: list[str]
+    size_bytes: int
 
 
 class _Round:
@@ -154,4 +169,27 @@ def fan_out(load: FanOutLoad) -> Observed:
     writer.start()
     observed = meter.observe(selector)
     observed.acknowledged = [current.number]
+    return observed
+
+
+def chats(load: ChatsLoad) -> Observed:
+    """See `ChatsLoad`."""
+    meter = Meter(load.target)
+    rounds: list[_Round] = []
+    writers: list[_Writer] = []
+    readers: list[_SseReader] = []
+    for path in load.paths:
+        alone = FanOutLoad(load.target, path, 1, load.size_bytes, wait=True)
+        current = _Round(meter, alone)
+        reader = _SseReader(alone, current)
+        reader.start()
+        current.writer = _Writer(alone, current)
+        rounds.append(current)
+        writers.append(current.writer)
+        readers.append(reader)
+    selector = Selector([*writers, *readers])
+    for writer in writers:
+        writer.start()
+    observed = meter.observe(selector)
+    observed.acknowledged = [current.number for current in rounds]
     return observed

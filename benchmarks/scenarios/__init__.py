@@ -19,7 +19,7 @@ from benchmarks.scenarios.clients import ClientAppends, ClientLive, ClientReads
 from benchmarks.scenarios.growth import GrowthAppends, GrowthCatchUp
 from benchmarks.scenarios.many import Fact, ManyStreams
 from benchmarks.scenarios.pauses import BESIDE_BODIES, Pauses
-from benchmarks.scenarios.reads import CatchUpBytes, CatchUpLargeMessages, CatchUpMessages, FanOut
+from benchmarks.scenarios.reads import CatchUpBytes, CatchUpLargeMessages, CatchUpMessages, Chats, FanOut
 
 __all__ = [
     "BARE",
@@ -44,6 +44,7 @@ SCENARIOS: Sequence[Scenario] = (
     CatchUpLargeMessages(),
     FanOut(200, wait=True),
     FanOut(200, wait=False),
+    Chats(100),
     GrowthAppends(),
     GrowthCatchUp(),
     Pauses(),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.contenders import FLOOR, MEMORY, NGINX, NODE_FILES, NODE_MEMORY, SQLITE, Contender
 from benchmarks.http import Streams
-from benchmarks.load import FanOutLoad, ReadLoad
+from benchmarks.load import ChatsLoad, FanOutLoad, ReadLoad
 from benchmarks.nginx import write_pages
 from benchmarks.scenarios.base import (
     JSON,
@@ -26,7 +26,7 @@ from benchmarks.scenarios.base import (
 )
 from benchmarks.verify import check_bytes, check_messages
 
-__all__ = ["CatchUpBytes", "CatchUpLargeMessages", "CatchUpMessages", "FanOut"]
+__all__ = ["CatchUpBytes", "CatchUpLargeMessages", "CatchUpMessages", "Chats", "FanOut"]
 
 _PATH = path_of(0)
 
@@ -157,3 +157,39 @@ class FanOut(Scenario):
             if contender.stores:
                 with Streams(server.port) as streams:
                     check_bytes(streams, _PATH, appended_bytes)
+
+
+class Chats(Scenario):
+    """Many conversations at once: answers of language models, each followed by whoever asked."""
+
+    unit = "messages/s"
+    # The handler that does nothing has one stream only.
+    contenders = (MEMORY, SQLITE, NODE_MEMORY, NODE_FILES)
+    _size_bytes = 64
+
+    def __init__(self, count: int) -> None:
+        self.name = f"chats-{count}"
+        self.title = (
+            f"SSE: {count} streams, each with 1 writer and 1 reader; the next append of {self._size_bytes} B comes when "
+            "the reader has received the last"
+        )
+        self._paths = [path_of(number) for number in range(count)]
+
+    @contextmanager
+    def session(self, contender: Contender, pace: Pace, directory: Path) -> Iterator[Measure]:
+        appended = [0] * len(self._paths)
+        with contender.start(directory) as server:
+            with Streams(server.port) as streams:
+                for path in self._paths:
+                    streams.create(path, TEXT)
+
+            def measure() -> dict[str, Figures]:
+                nonlocal appended
+                observed = generate(ChatsLoad(target_of(server, pace), self._paths, self._size_bytes))
+                appended = [sum(pair) for pair in zip(appended, observed.acknowledged, strict=True)]
+                return {contender.name: figures_of(observed, observed.operations)}
+
+            yield measure
+            with Streams(server.port) as streams:
+                for path, count in zip(self._paths, appended, strict=True):
+                    check_bytes(streams, path, count * self._size_bytes)
