@@ -170,8 +170,8 @@ class Chats(Scenario):
     def __init__(self, count: int) -> None:
         self.name = f"chats-{count}"
         self.title = (
-            f"SSE: {count} streams, each with 1 writer and 1 reader; the next append of {self._size_bytes} B comes when "
-            "the reader has received the last"
+            f"SSE: {count} streams, each with 1 writer and 1 reader; the next append of {self._size_bytes} B comes "
+            "when the reader has received the last"
         )
         self._paths = [path_of(number) for number in range(count)]
 
