@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
 
+import apsw
 import pytest
 
 from tests.engine.conftest import Start
@@ -21,6 +23,7 @@ from unbroken.protocol.content import Content
 from unbroken.protocol.producers import ProducerStamp
 from unbroken.store.sqlite import SqliteStore
 from unbroken.store.sqlite.check import check
+from unbroken.store.sqlite.schema import DATABASE_NAME
 from unbroken.store.sqlite.space import DiskSpace
 from unbroken.testing import ManualClock
 from unbroken.testing.faults import Fault, FaultyDisk
@@ -331,6 +334,21 @@ async def test_no_room_for_the_last_commits_leaves_nothing_of_it(
     async with Engine(SqliteStore(tmp_path / "data")) as engine:
         assert await read_all(engine, "/a") == b"beforeafter"
     assert check(tmp_path / "data") == []
+
+
+async def test_what_did_not_find_room_gives_it_back_by_itself(
+    tmp_path: Path, hold: Hold, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk nothing may be written that would bring it along."""
+    async with Engine(SqliteStore(tmp_path / "data")) as engine:
+        hold.held = False
+        monkeypatch.setattr(DiskSpace, "free_bytes", property(lambda _: 0 if hold.written_bytes else 2**40))
+        with pytest.raises(errors.StorageFull):
+            await put(engine, "/a")
+        monkeypatch.undo()
+        file = tmp_path / "data" / DATABASE_NAME
+        with contextlib.closing(apsw.Connection(str(file), flags=apsw.SQLITE_OPEN_READONLY)) as db:
+            await until(lambda: not list(db.execute("SELECT stream FROM staging UNION SELECT stream FROM chunks")))
 
 
 async def test_what_waits_for_a_large_append_counts_as_queued(

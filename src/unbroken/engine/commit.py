@@ -146,12 +146,12 @@ class Committer:
         busy = False
         while True:
             self._let_pass(every=not self._queue)
-            if not (self._queue or self._upload or self._closing):
+            if not (self._queue or self._upload or self._abandoned or self._closing):
                 # Housekeeping waits for a quiet moment, unless the last step left some to do.
                 busy = await self._idle(0.0 if busy else _IDLE_MAINTENANCE_S)
             elif not self._queue and self._upload and self._is_early(self._upload):
                 await self._wait(_CATCH_UP_S)
-            elif self._queue or self._upload:
+            elif self._queue or self._upload or self._abandoned:
                 self._wake.clear()
                 self._committing = True
                 await self._commit(self._take())
@@ -245,8 +245,9 @@ class Committer:
             self._usage.roll_back()
             self._fail(batch, upload, error)
             return
-        self._measures.commit_seconds.observe(time.perf_counter() - begun_s)
-        self._measures.batch_writes.observe(len(batch))
+        if batch or upload is not None:
+            self._measures.commit_seconds.observe(time.perf_counter() - begun_s)
+            self._measures.batch_writes.observe(len(batch))
         if upload is not None and upload is not self._upload and upload.number not in _numbers(changes):
             self._abandoned.append(upload.number)  # refused in the end
         try:
@@ -292,6 +293,8 @@ class Committer:
             batch.append(upload.queued)
         elif no_room:
             batch = self._put_back_deletes(batch)
+        if self._store.failure is not None:
+            self._abandoned.clear()  # the next start discards them
         failure = error if isinstance(error, UnbrokenError) else OutcomeUnknown(f"the commit failed: {error}")
         self._answer(batch, itertools.repeat(failure))
 
