@@ -9,6 +9,7 @@ from playwright.sync_api import Page
 
 from tests.browser import Chromium
 from tests.pages.lab import BYTES, JSON, TEXT, Lab, Recorder, request
+from unbroken.engine.quotas import PathQuota
 from unbroken.server.settings import Settings
 from unbroken.testing import Address
 from unbroken.testing.proxy import Answer, Cut, Delay, Fault, FaultyProxy, ProxiedRequest, Script, Trickle, Twice
@@ -189,6 +190,28 @@ class TestSmallBodies:
         page.evaluate("writer.send(1)")
         page.evaluate("writer.close()")
         assert lab.read("/a") == [1]
+
+
+class TestWithAQuota:
+    """What the streams may hold is held."""
+
+    @pytest.fixture
+    def unbroken_settings(self) -> Settings:
+        return Settings(quota=(PathQuota("/*", total_bytes=10),))
+
+    @pytest.mark.usefixtures("expects_refusals")
+    def test_a_message_that_finds_no_room_is_told(self, page: Page, lab: Lab) -> None:
+        lab.create("/a")
+        lab.open(page)
+        page.evaluate("""() => {
+            const writer = producer('/a', { batchBytes: 1 })
+            Promise.allSettled([1, 'x'.repeat(10), 2].map((data) => writer.send(data))).then((results) => {
+                window.outcomes = results.map(({ status, reason }) => reason?.code ?? status)
+            })
+        }""")
+        outcomes = page.wait_for_function("window.outcomes").json_value()
+        assert outcomes == ["fulfilled", "path-quota-exceeded", "fulfilled"]
+        assert lab.read("/a") == [1, 2]
 
 
 def test_who_listens_for_errors_may_leave_promises_alone(page: Page, chromium: Chromium, lab: Lab) -> None:

@@ -82,6 +82,8 @@ const STALE_MS = 20_000
 const HASTE_MS = 250
 const APPEND_TRIES = 5
 const BATCH_MESSAGES = 10_000
+/** What is full by decision does not get empty by itself. */
+const QUOTAS = ["path-quota-exceeded", "too-many-streams", "total-size-exceeded"]
 
 /** A request that was refused (`status`, and `code` if the server gave one), or that got no answer (`status` 0). */
 export class StreamError extends Error {
@@ -100,6 +102,7 @@ export class StreamError extends Error {
 
   /** Whether the same request may succeed later. */
   get temporary() {
+    if (QUOTAS.includes(this.code)) return false
     return this.status === 0 || this.status >= 500 || [408, 425, 429].includes(this.status)
   }
 
