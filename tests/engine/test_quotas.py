@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import contextlib
+import itertools
+from collections import Counter
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
@@ -19,7 +22,8 @@ from unbroken.engine import Engine
 from unbroken.engine.quotas import PathQuota
 from unbroken.engine.usage import Quota
 from unbroken.protocol.scopes import ScopeError
-from unbroken.store.base import Store
+from unbroken.protocol.stream import StreamState
+from unbroken.store.base import Store, Transaction
 from unbroken.store.memory import MemoryStore
 from unbroken.store.sqlite import SqliteStore
 from unbroken.store.sqlite.backup import backup
@@ -272,6 +276,70 @@ async def test_whatever_happens_the_counts_are_right(store: Store) -> None:
         return sum(isinstance(outcome, errors.PathQuotaExceeded) for outcome in outcomes)
 
     assert sum([await live() for _ in range(5)]) > 100
+
+
+async def test_expiry_large_bodies_and_failed_commits_keep_the_counts_right(
+    store: Store, clock: ManualClock, quick_sweep: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unbroken.engine.upload._PIECE_BYTES", 256 * 1024)
+    quota = Quota(by_path=(PathQuota("/*", 4, 3 * MEBIBYTE), PathQuota("/*/*", 3, 2 * MEBIBYTE)))
+    chance = Random(6)
+    paths = [f"/{a}/{b}/{c}" for a in "ab" for b in "xy" for c in "123"]
+    large = bytes(MEBIBYTE + 1)
+
+    async def act(engine: Engine) -> None:
+        path, data, ttl_s = chance.choice(paths), chance.choice([b"", b"x", b"x", large]), chance.choice([None, 1, 3])
+        match chance.randrange(6):
+            case 0 | 1:
+                await engine.create(path, data=data, ttl_s=ttl_s)
+            case 2:
+                await engine.append(path, data)
+            case 3:
+                await engine.fork(path, chance.choice(paths), ttl_s=ttl_s)
+            case 4:
+                await engine.delete(path)
+            case _:
+                clock.advance(0.3)
+
+    def counted(engine: Engine) -> bool:
+        states = store.states("/", "", 1000)
+        return all(
+            held(engine, prefix)
+            == (len(below := [state for state in states if state.path.startswith(prefix + "/")]), own_bytes(below))
+            for prefix in ("/a", "/b", "/a/x", "/a/y", "/b/x", "/b/y")
+        )
+
+    async with Engine(store, clock=clock, quota=quota) as engine:
+        await until(lambda: engine.usage.measured)
+        outcomes: list[BaseException | None] = []
+        for turn in range(45):
+            with failing_commits(store) if turn % 3 == 2 else contextlib.nullcontext():
+                outcomes += await asyncio.gather(*(act(engine) for _ in range(12)), return_exceptions=True)
+            await until(lambda: counted(engine))
+    refused = Counter(type(outcome) for outcome in outcomes)
+    assert refused[errors.PathQuotaExceeded] > 10
+    assert refused[errors.StorageFull] > 10
+
+
+def own_bytes(states: Iterable[StreamState]) -> int:
+    return sum(state.own_bytes for state in states)
+
+
+@contextlib.contextmanager
+def failing_commits(store: Store) -> Iterator[None]:
+    """Every second one finds no room."""
+    begin, numbers = store.transaction, itertools.count()
+
+    @contextlib.asynccontextmanager
+    async def transaction(paths: Sequence[str]) -> AsyncIterator[Transaction]:
+        async with begin(paths) as begun:
+            yield begun
+            if next(numbers) % 2:
+                raise errors.StorageFull("no room")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "transaction", transaction)
+        yield
 
 
 @pytest.mark.parametrize("pattern", ["users", "/users/**", "/a*"])
