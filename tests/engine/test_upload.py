@@ -164,6 +164,22 @@ async def test_others_go_on_while_a_stream_is_created_with_a_large_body(start: S
         assert isinstance(await put(engine, "/big"), errors.StreamGone | errors.StreamExists)
 
 
+async def test_a_large_body_takes_the_path_of_what_has_expired(start: Start, hold: Hold) -> None:
+    async with start() as engine:
+        await engine.create("/small")
+        await engine.create("/a", data=b"old", ttl_s=0)
+        task = put(engine, "/a")
+        await until(lambda: hold.written_bytes > 0)
+        await engine.append("/small", b"x")
+        with pytest.raises(errors.StreamNotFound):
+            engine.head("/a")
+        hold.held = False
+        outcome = await task
+        assert isinstance(outcome, Created)
+        assert not outcome.existed
+        assert await read_all(engine, "/a") == BIG
+
+
 async def test_created_large_again_and_again(start: Start) -> None:
     """An offset of an earlier stream never means a place in a later one."""
     async with start() as engine:

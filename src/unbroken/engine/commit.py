@@ -22,9 +22,9 @@ from unbroken.engine.upload import Queued, Tell, Upload, is_large
 from unbroken.engine.usage import Usage
 from unbroken.errors import Draining, OutcomeUnknown, Overloaded, StorageFull, StoreError, Unavailable, UnbrokenError
 from unbroken.measures import SECONDS, SIZES, Histogram, Metric
-from unbroken.protocol.commands import Append, Appended, Command, Create, Outcome, Release
+from unbroken.protocol.commands import Append, Appended, Command, Create, Outcome, Reclaim, Release
 from unbroken.protocol.lifetime import Instant
-from unbroken.protocol.stream import Decision, Record, Reference, Situation, decide
+from unbroken.protocol.stream import Decision, Deletion, Record, Reference, Situation, decide
 from unbroken.store.base import Change, Store, Transaction
 
 _log = logging.getLogger("unbroken.engine")
@@ -319,11 +319,15 @@ class Committer:
             now: its time.
 
         Returns:
-            Its command, to be decided like any other, if there is nothing to do (any more).
+            Its command, to be decided like any other, if there is nothing to do (any more); or another one that has to
+            come first, where something has expired at its path.
         """
         command = upload.queued.command
         if not upload.begun:
-            upload.begin(self._decide(command, transaction, now).records, transaction)
+            records = self._decide(command, transaction, now).records
+            if records and isinstance(expired := records[0], Deletion):
+                return Queued(Reclaim(command.path, expired.number), _ignore)
+            upload.begin(records, transaction)
         state = transaction.state(command.path)
         fits = upload.fits(state)
         if fits and not upload.ready:
@@ -375,6 +379,10 @@ class Committer:
             return decide(command, situation)
         held = isinstance(command, Release) and transaction.is_held(command.fork)
         return decide(command, Situation(now, target, held=held))
+
+
+def _ignore(outcome: Outcome) -> None:
+    """Nobody waits for this one."""
 
 
 def _paths(batch: list[Queued], upload: Upload | None) -> list[str]:
