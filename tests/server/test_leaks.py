@@ -27,7 +27,7 @@ NAMES = ("ann", "ben", "eve")
 TOKENS = {name: tokens.mint(SECRET, admin="/**", subject=name) for name in NAMES}
 LIMITS = (
     *("--max-body", "3MiB", "--max-bodies-size", "4MiB", "--max-stream-size", "20MiB", "--max-live-reads", "12"),
-    *("--principal-live-reads", "5", "--principal-append-rate", "25"),
+    *("--principal-live-reads", "5", "--principal-append-rate", "50"),
 )
 """Each of them is met now and then."""
 ZERO = ("live_reads", "bodies_bytes", "queued_writes", "waiting_readers", "untaken_bytes")
