@@ -65,11 +65,12 @@ class Crowd:
 
         Args:
             guest: the connection.
-            before: what it was counted as until now.
+            before: what it was counted as until now, if it was: it keeps its place.
 
         Raises:
             TooManyConnections: there is nobody who gives way. It is counted all the same, until it has left.
         """
+        was_let_in = before is not None and before in self._all.guests
         if before is not None:
             self.leave(before)
         place = self._place(guest)
@@ -79,10 +80,10 @@ class Crowd:
             if group is None:
                 group = self._of[place] = _Group(self._of_each_maximum)
             group.add(guest)
-            if not group.has_room(guest):
+            if not (was_let_in or group.has_room(guest)):
                 self._tell(place)
                 raise TooManyConnections(f"this address has {self._of_each_maximum} connections open already")
-        if not self._all.has_room(guest):
+        if not (was_let_in or self._all.has_room(guest)):
             raise TooManyConnections
 
     def leave(self, guest: Guest) -> None:
