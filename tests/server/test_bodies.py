@@ -227,6 +227,20 @@ async def test_large_bodies_give_way_as_they_come(part_bytes: int) -> None:
     assert body_bytes - (left[0] - 1) * part_bytes >= 1024**2 - part_bytes, "a small one has no need to"
 
 
+async def test_giving_way_is_not_the_silence_of_a_client() -> None:
+    """Those who go first may have to wait long for the disk."""
+    idle_s = 0.05
+
+    async def give_way() -> None:
+        await asyncio.sleep(2 * idle_s)
+
+    upload = Upload()
+    for part in (bytes(2 * 1024 * 1024), None):
+        upload.parts.put_nowait(part)
+    with await BodyReader(Settings(body_timeout=idle_s), give_way).read(upload) as data:
+        assert len(data) == 2 * 1024 * 1024
+
+
 async def test_small_bodies_do_not_give_way() -> None:
     async def give_way() -> None:
         raise AssertionError

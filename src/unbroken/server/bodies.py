@@ -102,6 +102,7 @@ class BodyReader:
                     body.mark(now_s())
                     if body.size_bytes >= pause_bytes:
                         pause_bytes = body.size_bytes + _BYTES_AT_A_TIME
+                        patience.reschedule(end_s)  # it is not the client now for whom is waited
                         await self._give_way()
                     patience.reschedule(min(now_s() + self._idle_timeout_s, end_s))
                 if body.given_up is not None:  # perhaps in the moment in which the last of it came
