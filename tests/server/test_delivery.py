@@ -478,6 +478,22 @@ async def test_client_gone_while_a_page_is_read(way: dict[str, str]) -> None:
 
 
 @WAYS
+async def test_client_gone_before_its_read_begins_is_logged(
+    way: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "unbroken.access")
+    async with _slow_site(settings=Settings(access_log=True)) as (site, store):
+        await site.create("/a", TEXT, b"x")
+        caplog.clear()
+        async with site.connect() as connection:
+            await connection.send(encode_request("GET", "/a?offset=-1&live=sse", way))
+            await until(lambda: store.reading == 1)
+        await until(lambda: site.app.app.metrics.connections == 0)
+        store.go_on.set()
+        await until(lambda: "GET /a?offset=-1&live=sse 200" in caplog.text)
+
+
+@WAYS
 @pytest.mark.parametrize("kind", ["long-poll", "sse"])
 async def test_client_gone_before_its_read_begins(way: dict[str, str], kind: str) -> None:
     """While it is found out where to begin. Nobody waits then for the ten minutes that it may take."""

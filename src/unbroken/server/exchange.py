@@ -168,6 +168,8 @@ class Exchange:
         """Send the answer, if there is still somebody to send it to."""
         self._request = None
         if self.disconnected:
+            if isinstance(response.body, LiveBody):
+                response.body.close()  # whoever logs it waits for its end
             return
         # Looked up each time: the date is among them.
         head, body = encode(response, self._server.default_headers, keep_alive=self.keep_alive)

@@ -1,4 +1,4 @@
-"""One SSE response's batches: a shared data frame, then a control frame of its own."""
+"""What one SSE response sends: a batch of events for each page, shared with all readers who stand where it does."""
 
 from __future__ import annotations
 
