@@ -188,12 +188,12 @@ async def _serving_tls(made: Certificate, **settings: int) -> AsyncIterator[tupl
             await until(lambda: not state.connections)
 
 
-async def _ask(address: Address, made: Certificate) -> bytes:
+async def _ask(address: Address, made: Certificate, path: str = "/-/health") -> bytes:
     context = ssl.create_default_context(cafile=str(made.chain))
     async with asyncio.timeout(10):
         reader, writer = await asyncio.open_connection(*address, ssl=context, server_hostname="localhost")
         try:
-            writer.write(b"GET /-/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
             return await reader.read()
         finally:
             writer.close()
@@ -259,9 +259,26 @@ async def test_who_is_still_taking_an_answer_gets_all_of_it(tmp_path: Path, all_
     assert size_bytes > 8 * MEBIBYTE
 
 
-def _taken(sock: ssl.SSLSocket) -> int:
-    """How many bytes come until the end."""
+def _taken(sock: ssl.SSLSocket, enough_bytes: int = 1 << 62) -> int:
+    """How many bytes come until they are enough, or all."""
     size_bytes = 0
-    while part := sock.recv(65536):
+    while size_bytes < enough_bytes and (part := sock.recv(65536)):
         size_bytes += len(part)
     return size_bytes
+
+
+async def test_what_is_not_taken_is_counted_over_tls_too(tmp_path: Path) -> None:
+    made = make_certificate(tmp_path)
+    context = ssl.create_default_context(cafile=str(made.chain))
+    async with _serving_tls(made, page_size=8 * MEBIBYTE, max_answers_size=MEBIBYTE) as (address, app):
+        await app.engine.create("/a", data=bytes(8 * MEBIBYTE))
+        with closing(create_connection(address)) as sock:
+            reader = await asyncio.to_thread(context.wrap_socket, sock, server_hostname="localhost")
+            with closing(reader):
+                reader.sendall(b"GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                await until(lambda: app.app.untaken.size_bytes)
+                assert b"503 Service Unavailable" in await _ask(address, made, "/a")
+                assert b"200 OK" in await _ask(address, made)
+                assert await asyncio.to_thread(_taken, reader, 8 * MEBIBYTE) >= 8 * MEBIBYTE
+                await until(lambda: not app.app.untaken.size_bytes)
+                assert b"200 OK" in await _ask(address, made, "/a")

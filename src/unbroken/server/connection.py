@@ -19,6 +19,7 @@ import select
 import sys
 import termios
 from collections.abc import Callable
+from typing import cast
 
 import httptools
 from uvicorn._types import ASGI3Application
@@ -35,6 +36,7 @@ from unbroken.server.exchange import Exchange, WholeRequest, encode, sender
 from unbroken.server.http import ConnectionLimits, join_fields
 from unbroken.server.metrics import Metrics
 from unbroken.server.problems import problem
+from unbroken.server.sliced import Sliced
 from unbroken.server.untaken import Untaken
 
 __all__ = ["HEAD_BYTES_MAX", "Connection"]
@@ -90,6 +92,8 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
+        if transport.get_extra_info("sslcontext") is not None:
+            transport = cast("asyncio.Transport", Sliced(transport))
         super().connection_made(transport)
         self.flow = _Flow(transport, self._has_more_to_do)
         self._exchange = Exchange(transport, self.flow, self.server_state, self.on_response_complete)
