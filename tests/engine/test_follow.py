@@ -257,3 +257,23 @@ def test_frames_are_kept_within_bounds() -> None:
     assert [frames.get(key) for key in ("a", "c", "d", "huge")] == [None, None, None, b"x" * 100]
     frames.put("e", b"e")
     assert [frames.get(key) for key in ("huge", "e")] == [None, b"e"]
+
+
+async def test_who_fails_in_its_turn_harms_nobody() -> None:
+    waiters = Waiters()
+    told: list[int] = []
+    failures: list[object] = []
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context["exception"]))
+    waiters.add(1, fail)
+    waiters.add(1, lambda: told.append(1))
+    waiters.add(2, lambda: told.append(2))
+    for number in (1, 2):
+        waiters.wake(number)
+    await until(lambda: told == [1, 2])
+    waiters.wake(2)
+    await until(lambda: told == [1, 2, 2])
+    assert [type(failure) for failure in failures] == [ZeroDivisionError]

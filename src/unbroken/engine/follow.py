@@ -78,8 +78,11 @@ class Waiters:
             pass
 
     def _go_on(self) -> None:
-        more = self._take_turns()
-        self._soon = asyncio.get_running_loop().call_soon(self._go_on) if more else None
+        more = True
+        try:
+            more = self._take_turns()
+        finally:  # whatever a listener does, the others go on
+            self._soon = asyncio.get_running_loop().call_soon(self._go_on) if more else None
 
     def _take_turns(self) -> bool:
         """Let some have their turn.
