@@ -176,6 +176,19 @@ class _Exchange:
     def _count(self, kind: str | None = None) -> None:
         self._proxy.counts[kind or self._fault.kind] += 1
 
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count it from the beginning, unless it fails: whoever has all of the response may look at once."""
+        counts, kind = self._proxy.counts, self._fault.kind
+        counts[kind] += 1
+        try:
+            yield
+        except BaseException:
+            counts[kind] -= 1
+            if not counts[kind]:
+                del counts[kind]
+            raise
+
     async def run(self) -> bool:
         """Do it.
 
@@ -311,8 +324,8 @@ class _Exchange:
                 self._count()
                 await self._trickle(response, self._fault)
             case _:
-                await self._pass_on(response, self._client, "response")
-                self._count()
+                with self._counted():
+                    await self._pass_on(response, self._client, "response")
         return response.is_reusable
 
     async def _response(self, server: End, *, pass_interim: bool) -> Message:
@@ -348,8 +361,8 @@ class _Exchange:
         while at_bytes > 0 and (part := await response.part()):
             await self._client.send(encode_chunk(part[:at_bytes]))
             at_bytes -= len(part)
-        await self._client.send(encode_chunk(b""))
         self._count("pass" if at_bytes > 0 else None)
+        await self._client.send(encode_chunk(b""))
 
     async def _hold(self, response: Message, *, with_head: bool) -> None:
         self._count()
