@@ -158,10 +158,11 @@ def test_the_image_is_healthy_while_the_server_is(tmp_path: Path) -> None:
     program_, *arguments = json.loads(check[check.index("CMD") + 3 :])
     assert program_ == "python"
     with ServerProcess(tmp_path / "data") as server:
-        command = [sys.executable, *(each.replace("127.0.0.1:9999", server.url[7:]) for each in arguments)]
-        run(*command)
+        command = [sys.executable, *arguments]
+        port = {"UNBROKEN_PORT": server.url.rpartition(":")[2]}
+        run(*command, env={**os.environ, **port})
         server.kill()
-        done = subprocess.run(command, capture_output=True, timeout=30, check=False)
+        done = subprocess.run(command, env={**os.environ, **port}, capture_output=True, timeout=30, check=False)
         assert done.returncode == 1
 
 

@@ -236,11 +236,11 @@ class Committer:
             async with self._store.transaction(_paths(batch, upload)) as transaction:
                 for number in self._abandoned:
                     transaction.unstage(number)
-                self._abandoned.clear()
                 if upload is not None and (completed := self._go_on(upload, transaction, now)) is not None:
                     batch.append(completed)
                     now = upload.moment(now)
                 outcomes.extend(self._carry_out(queued, transaction, now, changes) for queued in batch)
+            self._abandoned.clear()
         except Exception as error:
             self._usage.roll_back()
             self._fail(batch, upload, error)

@@ -211,7 +211,7 @@ class Store(Protocol):
         ...
 
     def totals(self, below: Sequence[Prefixes] = ()) -> Future[Totals]:
-        """How much there is at the moment of the call. No transaction may be under way at that moment; later ones may.
+        """How much there is at the moment of the call, at which neither a transaction nor `maintain` may be under way.
 
         May take a second where there are some millions of streams; holds nobody up, and may be cancelled.
 
