@@ -24,9 +24,11 @@ settings.register_profile("full", deadline=None, max_examples=1000)
 if settings.get_current_profile_name() == "default":
     settings.load_profile("local")
 
-# Whoever starts the tests in the background may have told them to ignore Ctrl-C, and so every program they start.
+# Whoever starts the tests in the background may have told them to ignore these, and so every program they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 _FACTS = pytest.StashKey[list[str]]()
 

@@ -122,6 +122,22 @@ async def test_answer_under_way_is_not_hurried(serve_memory: Serve) -> None:
         assert problem_code(await poller.read_response()) == (408, "request-timeout")
 
 
+@pytest.mark.parametrize("sent_bytes", [10, 100_000])
+async def test_refused_body_that_was_sent_ahead_does_not_keep_a_connection(
+    serve_memory: Serve, sent_bytes: int
+) -> None:
+    """What has come of it is skipped; the rest is not waited for longer than for another request."""
+    async with serve_memory(idle_timeout=0.1) as site, site.connect() as client:
+        await site.create("/a", TEXT)
+        head = encode_request("PUT", "/b", {**TEXT, "content-length": str(2**40)})
+        await client.send(encode_request("GET", "/a?offset=now&live=long-poll") + head + b"x" * sent_bytes)
+        await until(lambda: len(site.engine.waiters) == 1)
+        await site.append("/a", TEXT, b"!")
+        assert (await client.read_response()).body == b"!"
+        assert problem_code(await client.read_response()) == (413, "body-too-large")
+        assert await client.read_eof() == b""
+
+
 async def test_blank_lines_do_not_keep_a_connection(serve_memory: Serve) -> None:
     """They may stand before a request (RFC 9112 section 2.2), but they are none."""
     async with serve_memory(idle_timeout=0.3, head_timeout=0.3) as site, site.connect() as blank:

@@ -176,10 +176,14 @@ class Connection(HttpToolsProtocol):
         self._parse_in_slices(data)
         if self._held is not None:
             self._release()
-        if not self._has_more_to_do():
-            self.flow.resume_reading()
-        if self._in_head and self._waits_since_s is None and self._is_idle:
-            self._begin_watching_head()
+        if self._has_more_to_do():
+            return
+        self.flow.resume_reading()
+        if self._waits_since_s is None and self._is_idle:
+            if self._in_head:
+                self._begin_watching_head()
+            else:  # a body of which the rest is still to come was refused
+                self._wait_for_client(self._limits.idle_timeout_s)
 
     def _has_more_to_do(self) -> bool:
         return bool(self.pipeline or self._later)
