@@ -182,7 +182,9 @@ class Exchange:
         if len(body) < _COPIED_BYTES_MAX:
             self._transport.write(head + body)
         else:
-            self._transport.writelines((head, body))
+            # Not together: `writelines` of some releases of asyncio does not tell that the client is slow to take them.
+            self._transport.write(head)
+            self._transport.write(body)
         self._complete()
 
     def _complete(self) -> None:

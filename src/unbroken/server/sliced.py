@@ -8,7 +8,6 @@ would be met, and nobody who takes nothing would be found.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from typing import Any
 
 __all__ = ["Sliced"]
@@ -43,11 +42,6 @@ class Sliced:
             transport.write(view[at : at + _SLICE_BYTES])
         if nothing_waits:
             transport.set_write_buffer_limits(high=_BUFFERED_BYTES)
-
-    def writelines(self, parts: Iterable[bytes]) -> None:
-        """Write some bytes, one after the other."""
-        for part in parts:
-            self.write(part)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
