@@ -32,7 +32,7 @@ def miniature() -> Iterator[None]:
                 "_FREE_PAGES_KEPT": 1,
             },
         ),
-        (checkpoint, {"_PAGES_TO_START": 8, "_PAGES_MAX": 40}),
+        (checkpoint, {"_PAGES_TO_START": 8, "_PAGES_TO_START_LARGE": 8, "_PAGES_MAX": 40}),
     ]
     with ExitStack() as patches:
         for module, values in sizes:

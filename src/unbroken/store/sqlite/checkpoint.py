@@ -20,7 +20,8 @@ from unbroken.store.sqlite.schema import PAGE_BYTES
 __all__ = ["Checkpointer"]
 
 # What is copied is synced, and a commit's own sync waits behind that: little at a time.
-_PAGES_TO_START = 64
+_PAGES_TO_START = 256
+_PAGES_TO_START_LARGE = 64
 _PAGES_BEHIND = 2_000
 _PAGES_MAX = 8_192
 _PAGES_WAITED_FOR = 48
@@ -51,11 +52,12 @@ class Checkpointer:
         self._log_pages = 0
         self._running: asyncio.Task[None] | None = None
 
-    async def after_commit(self, log_pages: int) -> None:
+    async def after_commit(self, log_pages: int, *, large: bool = False) -> None:
         """A commit has returned and no other is under way.
 
         Args:
             log_pages: pages in the log now.
+            large: pieces of a large body were in it, so that more of the kind are likely to follow soon.
         """
         if log_pages < self._copied_pages:
             self._copied_pages = 0  # the log has started over
@@ -68,7 +70,7 @@ class Checkpointer:
             await self._start()
         elif self._running is None and is_long and left_pages <= waited_for_pages:
             await self._start()
-        elif self._running is None and (is_long or left_pages >= _PAGES_TO_START):
+        elif self._running is None and (is_long or left_pages >= (_PAGES_TO_START_LARGE if large else _PAGES_TO_START)):
             self._running = self._start()
 
     def start_if_needed(self) -> None:

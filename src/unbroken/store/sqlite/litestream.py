@@ -52,11 +52,12 @@ class LeftToLitestream:
     def __init__(self) -> None:
         self._warn_pages = _PAGES_TO_WARN
 
-    async def after_commit(self, log_pages: int) -> None:
+    async def after_commit(self, log_pages: int, *, large: bool = False) -> None:
         """A commit has returned: nothing to do but to watch the log.
 
         Args:
             log_pages: pages in the log now.
+            large: see `Checkpointer.after_commit`.
         """
         if log_pages >= self._warn_pages:
             self._warn_pages = 2 * log_pages

@@ -314,7 +314,7 @@ class SqliteStore:
             folded = self._write_pieces(transaction)
             await self._finish(folded, self._journal_id, transaction.next_number() - 1)
         self._drop(folded)
-        await self._checkpointer.after_commit(self._log_pages)
+        await self._checkpointer.after_commit(self._log_pages, large=True)
 
     async def _commit(self, transaction: StagedTransaction) -> None:
         changes = transaction.changes
@@ -347,7 +347,7 @@ class SqliteStore:
                 self._remember(change.path, after)
             else:
                 self._overlay.add(change.path, record, after, journal_id)
-        await self._checkpointer.after_commit(self._log_pages)
+        await self._checkpointer.after_commit(self._log_pages, large=bool(transaction.pieces))
 
     async def fold_everything(self) -> bool:
         """Bring all that is unfolded into the tables, and discard bodies that were never completed.
