@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from unbroken.engine.clock import Clock
 from unbroken.engine.expiry import Expiry
-from unbroken.engine.upload import Queued, Tell, Upload, is_large
+from unbroken.engine.upload import Queued, Tell, Upload, is_large, tell_nobody
 from unbroken.engine.usage import Usage
 from unbroken.errors import Draining, OutcomeUnknown, Overloaded, StorageFull, StoreError, Unavailable, UnbrokenError
 from unbroken.measures import SECONDS, SIZES, Histogram, Metric
@@ -326,7 +326,7 @@ class Committer:
         if not upload.begun:
             records = self._decide(command, transaction, now).records
             if records and isinstance(expired := records[0], Deletion):
-                return Queued(Reclaim(command.path, expired.number), _ignore)
+                return Queued(Reclaim(command.path, expired.number), tell_nobody)
             upload.begin(records, transaction)
         state = transaction.state(command.path)
         fits = upload.fits(state)
@@ -379,10 +379,6 @@ class Committer:
             return decide(command, situation)
         held = isinstance(command, Release) and transaction.is_held(command.fork)
         return decide(command, Situation(now, target, held=held))
-
-
-def _ignore(outcome: Outcome) -> None:
-    """Nobody waits for this one."""
 
 
 def _paths(batch: list[Queued], upload: Upload | None) -> list[str]:

@@ -27,7 +27,7 @@ from unbroken.engine.expiry import Expiry
 from unbroken.engine.follow import Waiters
 from unbroken.engine.follower import Follower
 from unbroken.engine.pages import Page, PagesAtHand, fork_point, read_page, read_page_before
-from unbroken.engine.upload import Tell
+from unbroken.engine.upload import Tell, tell_nobody
 from unbroken.engine.usage import UNLIMITED, Quota, Usage, usage_metrics
 from unbroken.errors import InvalidOffset, StoreError, Unavailable, UnbrokenError
 from unbroken.measures import Metric
@@ -547,7 +547,7 @@ class Engine:
         # sweep finds the hold again.
         with contextlib.suppress(Unavailable):
             origin = before.origin
-            self._committer.submit(Release(origin.source_path, origin.source_number, record.number), _forget)
+            self._committer.submit(Release(origin.source_path, origin.source_number, record.number), tell_nobody)
 
     async def _sweep(self) -> None:
         """Reclaim what has expired and release what deleted forks still hold, a bounded number at a time."""
@@ -572,10 +572,6 @@ class Engine:
 
 
 _FOREVER_S = 3600.0
-
-
-def _forget(outcome: Outcome) -> None:
-    """Nobody waits for this one; that it failed is in the store's `failure`."""
 
 
 def _position(state: StreamState, offset: Offset | Anchor | str) -> int:

@@ -19,7 +19,7 @@ from unbroken.protocol.lifetime import Instant
 from unbroken.protocol.stream import Addition, Creation, Record, StreamState
 from unbroken.store.base import Transaction
 
-__all__ = ["Queued", "Tell", "Upload", "is_large"]
+__all__ = ["Queued", "Tell", "Upload", "is_large", "tell_nobody"]
 
 Tell = Callable[[Outcome], None]
 """Takes the outcome of a command. That the server could not decide it is an outcome here too."""
@@ -42,6 +42,10 @@ class Queued(msgspec.Struct, frozen=True, gc=False):
     command: Command
     tell: Tell
     number: int | None = None
+
+
+def tell_nobody(outcome: Outcome) -> None:
+    """Nobody waits for this one; that it failed is in the store's `failure`."""
 
 
 def is_large(command: Command) -> bool:
@@ -106,7 +110,7 @@ class Upload:
 
     def complete(self) -> Queued:
         """The command, to be decided for good."""
-        return Queued(self.queued.command, self.queued.tell, self.number if self.ready else None)
+        return Queued(self.queued.command, self.queued.tell, self.number)
 
     @property
     def number(self) -> int:
